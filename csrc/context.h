@@ -1,0 +1,40 @@
+/* context.h - what a context and a weight are made of, for the drivers. */
+#ifndef LW_CONTEXT_H
+#define LW_CONTEXT_H
+#include "arena.h"
+#include "kernels.h"
+#include "pool.h"
+
+struct lw_ctx {
+    const lw_kernels *kernels;
+    lw_pool *pool;
+    size_t l1d, l2;
+    lw_block slots;     /* activations of a program (program.c) */
+    lw_block scratch;   /* one driver's temporaries; the next driver may overwrite them */
+    lw_block angles;    /* cos | sin of lw_rope */
+};
+
+struct lw_weight {
+    lw_format format;
+    int64_t n, k;
+    int64_t panels;          /* ceil(n / 16) */
+    size_t panel_bytes;      /* lines per panel * 64 */
+    unsigned char *lines;    /* panel after panel */
+    size_t bytes;
+};
+
+/* Every public entry point computes in the default floating-point state and leaves the caller's as it found it. */
+typedef struct lw_fp { unsigned state; } lw_fp;
+lw_fp lw_fp_enter(void);
+void lw_fp_leave(lw_fp fp);
+
+/* out[k] = weights of output `row`, widened (weight.c). */
+void lw_weight_row(const lw_weight *w, int64_t row, float *out);
+/* Drivers without the public checks: the caller has entered the floating-point state. */
+lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args);
+lw_status lw_attend_run(lw_ctx *ctx, lw_cache *cache, const lw_sequences *s, const lw_attend_args *args);
+lw_status lw_append_run(lw_ctx *ctx, lw_cache *cache, int layer, const lw_sequences *s, const float *k, int64_t ldk,
+                        const float *v, int64_t ldv);
+/* cos and sin of position * inv_freq in float64, rounded once to float32, times factor: out[pairs] each. */
+void lw_angles(int32_t position, int pairs, const float *inv_freq, float factor, float *cos, float *sin);
+#endif

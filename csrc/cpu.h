@@ -1,0 +1,12 @@
+/* cpu.h - which instruction sets this machine can run: the CPU's bits and the operating system's. */
+#ifndef LW_CPU_H
+#define LW_CPU_H
+
+enum {
+    LW_CPU_AVX2 = 1 << 0,           /* AVX2, FMA, F16C, and ymm registers saved by the system */
+    LW_CPU_AVX512 = 1 << 1,         /* F, BW, VL, DQ, and zmm registers saved by the system */
+    LW_CPU_AVX512_BF16 = 1 << 2
+};
+/* NULL if everything in `needed` is there, else the first missing feature in words. */
+const char *lw_cpu_missing(int needed);
+#endif

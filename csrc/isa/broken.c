@@ -1,0 +1,114 @@
+/* broken.c - deliberately wrong tables, in test builds only: a suite that does not fail on each of them tests nothing.
+ * Each is the scalar table with some slots wrapped. */
+#include <string.h>
+#include "tables.h"
+
+#define GOOD lw_kernels_scalar
+typedef void tile_fn(const lw_tile *t);
+
+/* The scalar table with some slots replaced; C cannot copy a constant struct into another, so the slots are listed. */
+#define TABLE(symbol, isa, ...)                                                                                   \
+    const lw_kernels symbol = {                                                                                   \
+        isa, 4, {0, 1, 1, 1, 1}, tile_f32_##symbol, tile_bf16_##symbol, NULL, __VA_ARGS__,                        \
+    }
+#define TILES(symbol, change)                                                                \
+    static void tile_f32_##symbol(const lw_tile *t) { change(t, GOOD.tile_f32); }            \
+    static void tile_bf16_##symbol(const lw_tile *t) { change(t, GOOD.tile_bf16); }
+
+/* Pass-through slots (function pointers of another object are no constant expressions). */
+static void to_bf16(size_t n, const float *x, uint16_t *y) { GOOD.to_bf16(n, x, y); }
+static void rms_norm(size_t n, const float *x, const float *w, float eps, float *y) { GOOD.rms_norm(n, x, w, eps, y); }
+static void layer_norm(size_t n, const float *x, const float *w, const float *b, float eps, float *y) {
+    GOOD.layer_norm(n, x, w, b, eps, y);
+}
+static void softmax(size_t n, const float *x, float *y) { GOOD.softmax(n, x, y); }
+static void activation(lw_act act, size_t n, const float *x, float *y) { GOOD.activation(act, n, x, y); }
+static void mul_activation(lw_act act, size_t n, const float *g, const float *u, float *y) {
+    GOOD.mul_activation(act, n, g, u, y);
+}
+static void glu(lw_act act, size_t n, const float *in, float *y) { GOOD.glu(act, n, in, y); }
+static void add(size_t n, const float *x, const float *y, float *z) { GOOD.add(n, x, y, z); }
+static void rope(float *x, int heads, int head_dim, int pairs, int interleaved, const float *cos, const float *sin) {
+    GOOD.rope(x, heads, head_dim, pairs, interleaved, cos, sin);
+}
+static void segment_softmax(int n, int lo, int hi, float scale, float softcap, float *s, float *max, float *sum) {
+    GOOD.segment_softmax(n, lo, hi, scale, softcap, s, max, sum);
+}
+static void segment_merge(int n, float *o, float *max, float *sum, const float *o2, float max2, float sum2) {
+    GOOD.segment_merge(n, o, max, sum, o2, max2, sum2);
+}
+static void segment_finish(int n, const float *o, float sum, float *y) { GOOD.segment_finish(n, o, sum, y); }
+static double peak_f32(long iterations) { return GOOD.peak_f32(iterations); }
+static double peak_int8(long iterations) { return GOOD.peak_int8(iterations); }
+static uint64_t read_all(const void *data, size_t bytes) { return GOOD.read(data, bytes); }
+
+/* broken_k: the last value of k is left out. */
+static void drop_k(const lw_tile *t, tile_fn *run) {
+    lw_tile u = *t;
+    if (u.k > 0) u.k--;
+    run(&u);
+}
+/* broken_lanes: columns 0 and 1 change places. */
+static void swap_lanes(const lw_tile *t, tile_fn *run) {
+    run(t);
+    for (int r = 0; t->columns > 1 && r < t->rows; r++) {
+        float *c = t->c + r * t->ldc, first = c[0];
+        c[0] = c[1];
+        c[1] = first;
+    }
+}
+/* broken_tail: the last column is not written; row kernels forget the last element of an odd length. */
+static void drop_column(const lw_tile *t, tile_fn *run) {
+    lw_tile u = *t;
+    if (--u.columns > 0) run(&u);
+}
+static size_t odd_off(size_t n) { return n - n % 2; }
+static void tail_to_bf16(size_t n, const float *x, uint16_t *y) { GOOD.to_bf16(odd_off(n), x, y); }
+static void tail_rms_norm(size_t n, const float *x, const float *w, float eps, float *y) {
+    GOOD.rms_norm(odd_off(n), x, w, eps, y);
+}
+static void tail_layer_norm(size_t n, const float *x, const float *w, const float *b, float eps, float *y) {
+    GOOD.layer_norm(odd_off(n), x, w, b, eps, y);
+}
+static void tail_softmax(size_t n, const float *x, float *y) { GOOD.softmax(odd_off(n), x, y); }
+static void tail_activation(lw_act act, size_t n, const float *x, float *y) { GOOD.activation(act, odd_off(n), x, y); }
+static void tail_mul_activation(lw_act act, size_t n, const float *g, const float *u, float *y) {
+    GOOD.mul_activation(act, odd_off(n), g, u, y);
+}
+static void tail_glu(lw_act act, size_t n, const float *in, float *y) { GOOD.glu(act, odd_off(n), in, y); }
+static void tail_add(size_t n, const float *x, const float *y, float *z) { GOOD.add(odd_off(n), x, y, z); }
+static void tail_rope(float *x, int heads, int dim, int pairs, int interleaved, const float *cos, const float *sin) {
+    GOOD.rope(x, heads, dim, interleaved ? pairs - pairs % 2 : pairs, interleaved, cos, sin);
+}
+static void tail_merge(int n, float *o, float *max, float *sum, const float *o2, float max2, float sum2) {
+    GOOD.segment_merge((int)odd_off((size_t)n), o, max, sum, o2, max2, sum2);
+}
+static void tail_finish(int n, const float *o, float sum, float *y) {
+    GOOD.segment_finish((int)odd_off((size_t)n), o, sum, y);
+}
+/* broken_pair: in P16 an odd end takes the unused half with a zero (0 * NaN), and skip is ignored. */
+static void whole_pairs(const lw_tile *t, tile_fn *run) {
+    lw_tile u = *t;
+    if (run == GOOD.tile_bf16) u.skip = 0, u.k -= u.k % 2;
+    run(&u);
+}
+static void same(const lw_tile *t, tile_fn *run) { run(t); }
+/* broken_mask: one key too many at the start, where there is one. */
+static void mask_softmax(int n, int lo, int hi, float scale, float softcap, float *s, float *max, float *sum) {
+    GOOD.segment_softmax(n, lo > 0 ? lo - 1 : lo, hi, scale, softcap, s, max, sum);
+}
+
+#define ROWS to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, glu, add, rope
+#define SEGMENTS segment_softmax, segment_merge, segment_finish
+#define PEAKS peak_f32, NULL, peak_int8, read_all
+TILES(lw_broken_k, drop_k)
+TILES(lw_broken_lanes, swap_lanes)
+TILES(lw_broken_tail, drop_column)
+TILES(lw_broken_pair, whole_pairs)
+TILES(lw_broken_mask, same)
+TABLE(lw_broken_k, "broken_k", ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_lanes, "broken_lanes", ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_tail, "broken_tail", tail_to_bf16, tail_rms_norm, tail_layer_norm, tail_softmax, tail_activation,
+      tail_mul_activation, tail_glu, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
+TABLE(lw_broken_pair, "broken_pair", ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_mask, "broken_mask", ROWS, mask_softmax, segment_merge, segment_finish, PEAKS);

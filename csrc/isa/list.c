@@ -1,0 +1,59 @@
+/* list.c - the tables of this build, best first, and what each needs. Broken tables (test builds) come last and are only
+ * found by name. */
+#include <string.h>
+#include "../cpu.h"
+#include "tables.h"
+
+#define MISSING(isa, needed) \
+    static const char *missing_##isa(void) { return lw_cpu_missing(needed); }
+MISSING(scalar, 0)
+#if defined(__x86_64__)
+MISSING(avx2, LW_CPU_AVX2)
+#ifndef LW_NO_AVX512
+MISSING(avx512, LW_CPU_AVX2 | LW_CPU_AVX512)
+#ifndef LW_NO_AVX512_BF16
+MISSING(avx512_bf16, LW_CPU_AVX2 | LW_CPU_AVX512 | LW_CPU_AVX512_BF16)
+#endif
+#endif
+#endif
+
+const lw_isa lw_isa_list[] = {
+#if defined(__x86_64__)
+#ifndef LW_NO_AVX512
+#ifndef LW_NO_AVX512_BF16
+    {&lw_kernels_avx512_bf16, missing_avx512_bf16},
+#endif
+    {&lw_kernels_avx512, missing_avx512},
+#endif
+    {&lw_kernels_avx2, missing_avx2},
+#endif
+    {&lw_kernels_scalar, missing_scalar},
+#ifdef LW_TEST_TABLES
+    {&lw_broken_k, missing_scalar},
+    {&lw_broken_lanes, missing_scalar},
+    {&lw_broken_tail, missing_scalar},
+    {&lw_broken_pair, missing_scalar},
+    {&lw_broken_mask, missing_scalar},
+#endif
+};
+const int lw_isa_list_count = (int)(sizeof lw_isa_list / sizeof lw_isa_list[0]);
+
+const lw_kernels *lw_isa_find(const char *name, lw_status *status) {
+    *status = LW_OK;
+    for (int i = 0; i < lw_isa_list_count; i++) {
+        const lw_isa *isa = &lw_isa_list[i];
+        if (name && strcmp(name, isa->kernels->name) != 0) continue;
+        if (!isa->missing()) return isa->kernels;
+        if (name) break;
+    }
+    *status = LW_E_ISA;
+    return NULL;
+}
+
+int lw_isa_count(void) { return lw_isa_list_count; }
+const char *lw_isa_name(int index) {
+    return index >= 0 && index < lw_isa_list_count ? lw_isa_list[index].kernels->name : NULL;
+}
+const char *lw_isa_missing(int index) {
+    return index >= 0 && index < lw_isa_list_count ? lw_isa_list[index].missing() : "no such table";
+}

@@ -1,0 +1,19 @@
+/* tables.h - the tables of this build, by name. */
+#ifndef LW_ISA_TABLES_H
+#define LW_ISA_TABLES_H
+#include "../kernels.h"
+
+extern const lw_kernels lw_kernels_scalar;
+#if defined(__x86_64__)
+extern const lw_kernels lw_kernels_avx2;
+#ifndef LW_NO_AVX512
+extern const lw_kernels lw_kernels_avx512;
+#ifndef LW_NO_AVX512_BF16
+extern const lw_kernels lw_kernels_avx512_bf16;
+#endif
+#endif
+#endif
+#ifdef LW_TEST_TABLES     /* deliberately wrong, see broken.c */
+extern const lw_kernels lw_broken_k, lw_broken_lanes, lw_broken_tail, lw_broken_pair, lw_broken_mask;
+#endif
+#endif

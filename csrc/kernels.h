@@ -1,0 +1,93 @@
+/* kernels.h - the kernel table: one slot per kernel, its contract above it.
+ *
+ * Kernels are pure: no allocation, no threads, no globals. A line is 16 outputs x 4 bytes of k (64 bytes, aligned to
+ * 64): P32 holds line[k][16] float32, P16 holds line[k/2][16][2] bfloat16 (k even first). A panel is 16 outputs over
+ * all k. Every output element is one chain of fused multiply-adds in ascending k, in every slot of every table: that is
+ * what makes results independent of rows, panels, threads and instruction set (docs/numerics.md).
+ */
+#ifndef LW_KERNELS_H
+#define LW_KERNELS_H
+#include "common.h"
+#include "lanewise.h"
+
+/* One tile of a product: c[rows][columns] = a[rows][k] . panels^T.
+ * a: row-major activations (float, or bfloat16 for tile_dot), lda elements from row to row (tile_dot: lda even, rows
+ *   4-byte aligned, and readable up to k rounded up to even; the odd one is multiplied by a masked zero).
+ * b: the first line, 64-byte aligned; ldb bytes from a panel to the next.
+ * skip (P16 only): 1 = the first line's even half is not part of the product: k counts from its odd half, a[0] belongs to it.
+ *   An odd end is likewise cut: the unused half of a line is never multiplied (it may hold NaN).
+ * accumulate: chains continue from c instead of from zero. After the last k: + bias[column], then + residual[row][column]
+ *   (in this order, each rounded once); residual may equal c only when accumulate is 0 - or pass residual on the last block.
+ * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
+typedef struct lw_tile {
+    const void *a;
+    ptrdiff_t lda;
+    const void *b;
+    ptrdiff_t ldb;
+    float *c;
+    ptrdiff_t ldc;
+    const float *bias;
+    const float *residual;
+    ptrdiff_t ldr;
+    int rows, panels, columns, k;
+    int accumulate, skip;
+} lw_tile;
+
+enum { LW_MAX_ROWS = 16 };
+
+typedef struct lw_kernels {
+    const char *name;
+    int rows;                               /* tiles take 1 .. rows rows */
+    uint8_t panels[LW_MAX_ROWS + 1];        /* and 1 .. panels[rows] panels */
+
+    void (*tile_f32)(const lw_tile *t);     /* a float, b P32 */
+    void (*tile_bf16)(const lw_tile *t);    /* a float, b P16 widened exactly: the same bits as tile_f32 on widened weights */
+    void (*tile_dot)(const lw_tile *t);     /* a bfloat16, b P16, the CPU's bf16 dot product; NULL if there is none */
+
+    /* y[i] = bfloat16(x[i]), nearest even, NaN stays a (quiet) NaN. */
+    void (*to_bf16)(size_t n, const float *x, uint16_t *y);
+
+    /* y = x / sqrt(mean(x^2) + eps) * w; w NULL = ones; y may equal x. Sum of squares compensated (Ogita, Rump, Oishi 2005). */
+    void (*rms_norm)(size_t n, const float *x, const float *w, float eps, float *y);
+    /* y = (x - mean) / sqrt(var + eps) * w + b, var of the centred values; w, b NULL = ones, zeros; y may equal x. */
+    void (*layer_norm)(size_t n, const float *x, const float *w, const float *b, float eps, float *y);
+    /* y = exp(x - max) / sum; -inf gives 0; a NaN makes the row NaN; all -inf gives NaN; y may equal x. */
+    void (*softmax)(size_t n, const float *x, float *y);
+    /* y = act(x); and y = act(gate) * up. Any n; y may equal an input. */
+    void (*activation)(lw_act act, size_t n, const float *x, float *y);
+    void (*mul_activation)(lw_act act, size_t n, const float *gate, const float *up, float *y);
+    /* in: n outputs as alternating lines of 16 gate, 16 up (2n floats, n padded to 16 in `in`); y[n]. */
+    void (*glu)(lw_act act, size_t n, const float *in, float *y);
+    void (*add)(size_t n, const float *x, const float *y, float *z);
+    /* Rotates `heads` heads of head_dim in place; cos, sin [pairs]. half: (x[i], x[i+pairs]); interleaved: (x[2i], x[2i+1]).
+     * x0' = fma(x0, cos, -(x1 * sin)), x1' = fma(x1, cos, x0 * sin). */
+    void (*rope)(float *x, int heads, int head_dim, int pairs, int interleaved, const float *cos, const float *sin);
+
+    /* Attention, one row over one segment: s[n] raw scores (n a multiple of 16) become probabilities exp(t - max) in
+     * place, t = score*scale (softcap 0) or softcap*tanh(score*scale/softcap); lanes outside [lo, hi) become exactly 0
+     * whatever they hold. *max is the largest t in [lo, hi), *sum the sum of the probabilities: lane-wise over the lines
+     * in order, then a fixed tree. lo < hi. */
+    void (*segment_softmax)(int n, int lo, int hi, float scale, float softcap, float *s, float *max, float *sum);
+    /* Merges a later segment (o2, max2, sum2) into the running (o, max, sum): both rescaled by exp(max - new max). n: any. */
+    void (*segment_merge)(int n, float *o, float *max, float *sum, const float *o2, float max2, float sum2);
+    /* y = o / sum. */
+    void (*segment_finish)(int n, const float *o, float sum, float *y);
+
+    /* Independent streams of the widest multiply-add of each kind; returns the operations done (2 per multiply-add).
+     * NULL where the table has no such instruction (avx2 bf16). int8: the fastest exact u8 x s8 sequence of the table. */
+    double (*peak_f32)(long iterations);
+    double (*peak_bf16)(long iterations);
+    double (*peak_int8)(long iterations);
+    /* Reads bytes (a multiple of 4096, 64-byte aligned) and returns a checksum so that nothing is optimised away. */
+    uint64_t (*read)(const void *data, size_t bytes);
+} lw_kernels;
+
+/* list.c: tables best first, each with what it needs. */
+typedef struct lw_isa {
+    const lw_kernels *kernels;
+    const char *(*missing)(void);           /* NULL if this machine can run it, else the first missing feature */
+} lw_isa;
+extern const lw_isa lw_isa_list[];
+extern const int lw_isa_list_count;
+const lw_kernels *lw_isa_find(const char *name, lw_status *status);   /* NULL name: the best usable */
+#endif

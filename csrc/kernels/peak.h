@@ -1,0 +1,62 @@
+/* peak.h - the machine's own limits: independent chains of the widest multiply-add, and plain reads. */
+#ifndef LW_KERNELS_PEAK_H
+#define LW_KERNELS_PEAK_H
+
+enum { PEAK_CHAINS = 12, PEAK_STEPS = 8 };   /* latency 4 to 6 times 2 a cycle; steps in one turn of the loop */
+
+static double peak_f32(long iterations) {
+    float one = 1.0f, small = 0x1p-30f, out[64];
+    vreg acc[PEAK_CHAINS], a = vr_set1(&one), b = vr_set1(&small);
+    V_UNROLL for (int j = 0; j < PEAK_CHAINS; j++) acc[j] = vr_set1(&small);
+    for (long i = 0; i < iterations; i++) {
+        V_UNROLL for (int u = 0; u < PEAK_STEPS; u++) {
+            V_UNROLL for (int j = 0; j < PEAK_CHAINS; j++) {
+                acc[j] = vr_fma(acc[j], a, b);
+                V_KEEP(acc[j]);
+            }
+        }
+    }
+    V_UNROLL for (int j = 1; j < PEAK_CHAINS; j++) acc[0] = vr_add(acc[0], acc[j]);
+    vr_store(out, acc[0]);
+    return 2.0 * (16.0 / V_REGS) * PEAK_CHAINS * PEAK_STEPS * (double)iterations + 0.0 * out[0];
+}
+
+/* Exact for every u8 x s8: both widened to int16 (once per line and once per row of a tile, so not counted), then
+ * products of pairs to int32 and an addition (vpmaddwd, vpaddd). vpmaddubsw saturates: 2 * 255 * 127 > 32767. */
+static double peak_int8(long iterations) {
+    enum { LINES = PEAK_CHAINS / V_REGS };
+    i32x16 acc[LINES], a = vi_set1(0x00ff00ff), b = vi_set1(0xff81007f);
+    uint32_t out[16];
+    V_UNROLL for (int j = 0; j < LINES; j++) acc[j] = vi_set1((uint32_t)j);
+    for (long i = 0; i < iterations; i++) {
+        V_UNROLL for (int u = 0; u < PEAK_STEPS; u++) {
+            V_UNROLL for (int j = 0; j < LINES; j++) {
+                V_KEEP_LINE(b);
+                acc[j] = vi_dot16(acc[j], a, b);
+            }
+        }
+    }
+    V_UNROLL for (int j = 1; j < LINES; j++) acc[0] = vi_add(acc[0], acc[j]);
+    vi_store(out, acc[0]);
+    return 64.0 * LINES * PEAK_STEPS * (double)iterations + 0.0 * out[0];
+}
+
+static uint64_t read_all(const void *data, size_t bytes) {
+    const char *p = data;
+    const size_t quarter = bytes / 4;                 /* four streams, a page multiple apart or not */
+    i32x16 s0 = vi_set1(0), s1 = s0, s2 = s0, s3 = s0;
+    for (size_t i = 0; i < quarter; i += 128) {
+        V_UNROLL for (size_t j = i; j < i + 128; j += 64) {
+            s0 = vi_xor(s0, vi_load(p + j));
+            s1 = vi_xor(s1, vi_load(p + quarter + j));
+            s2 = vi_xor(s2, vi_load(p + 2 * quarter + j));
+            s3 = vi_xor(s3, vi_load(p + 3 * quarter + j));
+        }
+    }
+    uint32_t out[16];
+    uint64_t sum = 0;
+    vi_store(out, vi_add(vi_add(s0, s1), vi_add(s2, s3)));
+    for (int i = 0; i < 16; i++) sum = sum * 31 + out[i];
+    return sum;
+}
+#endif

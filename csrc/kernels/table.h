@@ -1,0 +1,30 @@
+/* table.h - words -> kernels -> one constant table. An ISA includes its words, defines TILE_ROWS, TILE_PANELS, TILES and
+ * (where there is one) LW_TILE_DOT and LW_PEAK_BF16, then this file, then says LW_DEFINE_TABLE. */
+#ifndef LW_KERNELS_TABLE_H
+#define LW_KERNELS_TABLE_H
+#include <math.h>
+#include <string.h>
+#include "../kernels.h"
+#include "../vec/math.h"
+#include "gemm_float.h"
+#include "glu.h"
+#include "norm.h"
+#include "attention.h"
+#include "rope.h"
+#include "peak.h"
+
+#ifndef LW_TILE_DOT
+#define LW_TILE_DOT NULL
+#define LW_PEAK_BF16 NULL
+#endif
+
+#define LW_DEFINE_TABLE(symbol, isa)                                                                             \
+    const lw_kernels symbol = {                                                                                  \
+        .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
+        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = LW_TILE_DOT, .to_bf16 = to_bf16,               \
+        .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
+        .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
+        .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \
+        .peak_f32 = peak_f32, .peak_bf16 = LW_PEAK_BF16, .peak_int8 = peak_int8, .read = read_all,               \
+    }
+#endif

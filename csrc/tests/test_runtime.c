@@ -1,0 +1,414 @@
+/* test_runtime.c - pool, weights and products in plain C, so that sanitizers can watch. `test_runtime [pool|weight|gemm]` */
+#include "../context.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int passed, failed;
+#define CHECK(condition, ...)                                        \
+    do {                                                             \
+        if (condition) { passed++; break; }                          \
+        if (failed++ < 20) {                                         \
+            printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);   \
+            printf(__VA_ARGS__);                                     \
+            printf("\n");                                            \
+        }                                                            \
+    } while (0)
+
+static uint64_t seed = 88172645463325252u;
+static uint32_t bits(void)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 16);
+}
+static float uniform(void) { return (float)(int32_t)bits() * 0x1p-31f; }
+static uint32_t word(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+static float from_word(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+/* ---- memory that ends (and begins) at pages nobody may touch ------------------------------------------------------- */
+typedef struct guarded { unsigned char *map; size_t size; void *data; } guarded;
+static guarded guard(size_t bytes, int at_end)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page + page;
+    guarded g = {mmap(NULL, body + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), body + 2 * page, 0};
+    if (g.map == MAP_FAILED) exit(2);
+    mprotect(g.map, page, PROT_NONE);
+    mprotect(g.map + page + body, page, PROT_NONE);
+    g.data = at_end ? g.map + page + body - bytes : g.map + page;
+    return g;
+}
+static void unguard(guarded g) { munmap(g.map, g.size); }
+
+/* ---- pool ---------------------------------------------------------------------------------------------------------- */
+typedef struct counts { _Atomic int done[1000]; _Atomic int workers; int threads; long plain[1000]; } counts;
+static void count(void *arg, int64_t task, int worker)
+{
+    counts *c = arg;
+    atomic_fetch_add(&c->done[task], 1);
+    c->plain[task] += worker + 1;    /* unsynchronised on purpose: the pool must order runs */
+    if (worker < 0 || worker >= c->threads) atomic_fetch_add(&c->workers, 1);
+}
+
+static int runs_all(lw_pool *pool, int tasks, counts *c)
+{
+    memset(c->done, 0, sizeof c->done);
+    c->threads = lw_pool_threads(pool);
+    if (lw_pool_run(pool, tasks, count, c) != LW_OK) return 0;
+    for (int i = 0; i < 1000; i++)
+        if (c->done[i] != (i < tasks)) return 0;
+    return c->workers == 0;
+}
+
+static int no(void *arg) { (void)arg; return 0; }
+static int yes(void *arg) { ++*(int *)arg; return 1; }
+static void nap(void *arg, int64_t task, int worker)
+{
+    (void)task, (void)worker;
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+    atomic_fetch_add((_Atomic int *)arg, 1);
+}
+typedef struct nest { lw_pool **inner; counts *c; _Atomic int bad; } nest;
+static void nested(void *arg, int64_t task, int worker)
+{
+    nest *n = arg;
+    (void)worker;
+    if (!runs_all(n->inner[task], 100, &n->c[task])) atomic_fetch_add(&n->bad, 1);
+}
+
+static void test_pool_poll(lw_pool *pool, int threads)
+{
+    _Atomic int done = 0;
+    int asked = 0;
+    lw_pool_set_poll(pool, yes, &asked);
+    lw_status status = lw_pool_run(pool, 1000, nap, &done);
+    CHECK(status == LW_E_CANCELLED && asked >= 1 && done < 1000, "%d threads: %d done", threads, done);
+    CHECK(done >= 10, "%d threads: asked too early, after %d", threads, done);
+    done = 0;
+    lw_pool_set_poll(pool, no, NULL);
+    status = lw_pool_run(pool, 100, nap, &done);
+    CHECK(status == LW_OK && done == 100, "%d threads: %d done", threads, done);
+    lw_pool_set_poll(pool, NULL, NULL);
+}
+
+static void test_pool_fork(lw_pool *pool, counts *c)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        int good = 1;
+        alarm(20);
+        for (int i = 0; i < 20; i++) good &= runs_all(pool, 100 + i, c);
+        lw_pool_free(pool);
+        _exit(good ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK(status == 0, "forked child: %d", status);
+    child = fork();      /* one that only frees */
+    if (child == 0) {
+        alarm(20);
+        lw_pool_free(pool);
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    CHECK(status == 0, "freeing child: %d", status);
+}
+
+static void test_pool(int with_fork)
+{
+    static const int sizes[] = {0, 1, 2, 7, 1000}, threads[] = {1, 2, 3, 4, 8, 40};
+    static counts c, inner_counts[4];
+    for (int i = 0; i < 6; i++) {
+        lw_pool *pool;
+        CHECK(lw_pool_create(threads[i], &pool) == LW_OK, "create");
+        CHECK(lw_pool_threads(pool) == threads[i], "threads");
+        for (int repeat = 0; repeat < 200; repeat++) {
+            for (int s = 0; s < 5; s++) CHECK(runs_all(pool, sizes[s], &c), "%d threads, %d tasks", threads[i], sizes[s]);
+            if (repeat % 50 == 0) nanosleep(&(struct timespec){0, 300000}, NULL);   /* let them fall asleep */
+        }
+        if (with_fork) test_pool_fork(pool, &c);
+        CHECK(runs_all(pool, 1000, &c), "%d threads after a fork", threads[i]);
+        test_pool_poll(pool, threads[i]);
+        CHECK(runs_all(pool, 1000, &c), "%d threads after a cancellation", threads[i]);
+        lw_pool_free(pool);
+    }
+    lw_pool *outer, *inner[4];
+    lw_pool_create(2, &outer);
+    for (int i = 0; i < 4; i++) lw_pool_create(1 + i, &inner[i]);
+    nest n = {inner, inner_counts, 0};
+    for (int i = 0; i < 20; i++) CHECK(lw_pool_run(outer, 4, nested, &n) == LW_OK && n.bad == 0, "nested");
+    for (int i = 0; i < 4; i++) lw_pool_free(inner[i]);
+    lw_pool_free(outer);
+    CHECK(lw_pool_create(0, &outer) == LW_E_ARGUMENT, "no threads");
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------------- */
+static float naive_half(uint16_t h)
+{
+    int e = h >> 10 & 31, m = h & 1023;
+    float f = e == 0 ? ldexpf((float)m, -24) : e < 31 ? ldexpf((float)(m + 1024), e - 25) : m ? NAN : INFINITY;
+    return h & 0x8000 ? -f : f;
+}
+static uint16_t naive_bf16(float f)
+{
+    uint32_t u = word(f);
+    if (isnan(f)) return (uint16_t)(u >> 16 | 0x40);
+    if (isinf(f)) return (uint16_t)(u >> 16);
+    uint32_t down = u & 0xffff0000, rest = u & 0xffff;
+    return (uint16_t)((down >> 16) + (rest > 0x8000 || (rest == 0x8000 && (down >> 16 & 1))));
+}
+/* What the packed weight must unpack to. */
+static uint32_t expected_word(lw_format format, lw_type type, const unsigned char *from)
+{
+    uint32_t u = 0;
+    memcpy(&u, from, lw_type_size(type));
+    float f = type == LW_F32 ? from_word(u) : type == LW_F16 ? naive_half((uint16_t)u) : from_word(u << 16);
+    if (type == LW_BF16) return u << 16;
+    if (format == LW_P16) return (uint32_t)naive_bf16(f) << 16;
+    return word(f);
+}
+
+static void check_pack(lw_ctx *ctx, lw_format format, lw_type type, int64_t n, int64_t k, int64_t rows, int64_t row0,
+                       int step, int layout)
+{
+    size_t size = lw_type_size(type), count = (size_t)(rows * k), shift = layout == 4 ? 1 : 0;
+    guarded source = guard(count * size + shift, 1);
+    unsigned char *data = (unsigned char *)source.data + shift;
+    for (size_t i = 0; i < count * size + shift; i++) ((unsigned char *)source.data)[i] = (unsigned char)bits();
+    lw_source s = {data, type, rows, (int64_t)size * k, (int64_t)size};
+    if (layout == 1) s.row_stride = (int64_t)size, s.col_stride = (int64_t)size * rows;
+    if (layout == 2 && rows && k) s.data = data + (count - 1) * size, s.row_stride *= -1, s.col_stride *= -1;
+    if (layout == 3 && rows) s.data = data + (size_t)(rows - 1) * k * size, s.row_stride *= -1;
+    lw_weight *w;
+    CHECK(lw_weight_create(format, n, k, &w) == LW_OK, "create");
+    lw_status status = lw_weight_pack(ctx, w, row0, step, &s);
+    CHECK(status == LW_OK, "pack: %s", lw_status_text(status));
+    float *out = malloc((size_t)(n * k + 1) * 4);
+    unsigned char *written = calloc((size_t)n + 1, 1);
+    CHECK(lw_weight_unpack(w, 0, n, out) == LW_OK, "unpack");
+    int wrong = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t o = row0 + i / 16 * 16 * step + i % 16;
+        written[o] = 1;
+        for (int64_t j = 0; j < k; j++) {
+            const unsigned char *from = (const unsigned char *)s.data + i * s.row_stride + j * s.col_stride;
+            uint32_t e = expected_word(format, type, from), got = word(out[o * k + j]);
+            int both_nan = (e & 0x7fffffff) > 0x7f800000 && (got & 0x7fffffff) > 0x7f800000;
+            wrong += got != e && !(both_nan && type == LW_F16);
+        }
+    }
+    for (int64_t o = 0; o < n; o++)
+        for (int64_t j = 0; j < k && !written[o]; j++) wrong += word(out[o * k + j]) != 0;
+    CHECK(wrong == 0, "format %d type %d n %d k %d rows %d row0 %d step %d layout %d: %d wrong", format, type, (int)n, (int)k,
+          (int)rows, (int)row0, step, layout, wrong);
+    free(out);
+    free(written);
+    lw_weight_free(w);
+    unguard(source);
+}
+
+static void test_weight(lw_ctx *ctx)
+{
+    static const int shapes[][5] = {  /* n, k, rows, row0, step */
+        {1, 1, 1, 0, 1}, {16, 2, 16, 0, 1}, {17, 3, 17, 0, 1}, {33, 129, 20, 5, 1}, {48, 257, 48, 0, 1}, {96, 255, 48, 0, 2},
+        {96, 515, 48, 16, 2}, {100, 128, 40, 3, 2}, {80, 256, 33, 0, 2}, {160, 31, 48, 32, 3}, {20, 700, 0, 20, 1}, {5, 0, 5, 0, 1}};
+    for (unsigned i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int format = 0; format < 2; format++)
+            for (int type = 0; type < 3; type++)
+                for (int layout = 0; layout < 5; layout++)
+                    check_pack(ctx, format, type, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], shapes[i][4], layout);
+    lw_weight *w;
+    CHECK(lw_weight_create(LW_P32, -1, 4, &w) == LW_E_ARGUMENT, "negative");
+    CHECK(lw_weight_create(LW_P32, INT64_MAX, INT64_MAX, &w) == LW_E_ARGUMENT, "overflow");
+    CHECK(lw_weight_create(LW_P32, INT32_MAX - 64, INT32_MAX - 64, &w) != LW_OK, "too large");
+    CHECK(lw_weight_create((lw_format)7, 1, 1, &w) == LW_E_ARGUMENT, "format");
+    CHECK(lw_weight_create(LW_P32, 20, 4, &w) == LW_OK && lw_weight_n(w) == 20 && lw_weight_k(w) == 4, "create");
+    CHECK(lw_weight_bytes(w) == 2 * 4 * 64, "bytes");
+    float data[80] = {0};
+    lw_source s = {data, LW_F32, 20, 16, 4};
+    CHECK(lw_weight_pack(ctx, w, 1, 1, &s) == LW_E_ARGUMENT, "past the end");
+    CHECK(lw_weight_pack(ctx, w, 0, 2, &s) == LW_E_ARGUMENT, "past the end, interleaved");
+    CHECK(lw_weight_pack(ctx, w, -1, 1, &s) == LW_E_ARGUMENT, "negative row");
+    s.type = (lw_type)9;
+    CHECK(lw_weight_pack(ctx, w, 0, 1, &s) == LW_E_ARGUMENT, "type");
+    CHECK(lw_weight_unpack(w, 19, 2, data) == LW_E_ARGUMENT, "unpack past the end");
+    lw_weight_free(w);
+    lw_weight_free(NULL);
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------ */
+typedef struct problem {
+    int64_t m, n, k, lda, ldc;
+    lw_format format;
+    lw_weight *w;
+    guarded a, bias, residual, c;
+    float *wide, *expected;      /* weights widened; every element as one chain of fmaf */
+} problem;
+
+static problem make_problem(lw_ctx *ctx, lw_format format, int64_t m, int64_t n, int64_t k, int64_t pad)
+{
+    problem p = {.m = m, .n = n, .k = k, .lda = k + pad, .ldc = n + pad, .format = format};
+    size_t a_count = m ? (size_t)((m - 1) * p.lda + k) : 0, c_count = m ? (size_t)((m - 1) * p.ldc + n) : 0;
+    p.a = guard(a_count * 4, 1);
+    p.c = guard(c_count * 4, 1);
+    p.residual = guard(c_count * 4, 1);
+    p.bias = guard((size_t)n * 4, 1);
+    float *a = p.a.data, *residual = p.residual.data, *bias = p.bias.data;
+    for (size_t i = 0; i < a_count; i++) a[i] = (int64_t)i % p.lda < k ? uniform() : NAN;
+    for (size_t i = 0; i < c_count; i++) residual[i] = (int64_t)i % p.ldc < n ? uniform() : NAN;
+    for (int64_t i = 0; i < n; i++) bias[i] = uniform();
+    p.wide = malloc((size_t)(n * k + 1) * 4);
+    for (int64_t i = 0; i < n * k; i++) p.wide[i] = uniform();
+    lw_source s = {p.wide, LW_F32, n, k * 4, 4};
+    lw_weight_create(format, n, k, &p.w);
+    CHECK(lw_weight_pack(ctx, p.w, 0, 1, &s) == LW_OK, "pack");
+    lw_weight_unpack(p.w, 0, n, p.wide);
+    p.expected = malloc((size_t)(m * n + 1) * 4);
+    int far = 0;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            float sum = 0;
+            double exact = 0, size = 0;
+            for (int64_t q = 0; q < k; q++) {
+                float x = a[i * p.lda + q], y = p.wide[j * k + q];
+                sum = fmaf(x, y, sum);
+                exact += (double)x * y;
+                size += fabs((double)x * y);
+            }
+            far += fabs(sum - exact) > fmin((double)(k + 2), 32) * 0x1p-24 * size;
+            p.expected[i * n + j] = sum;
+        }
+    CHECK(far == 0, "the chain itself: %d far from float64", far);
+    return p;
+}
+
+static void free_problem(problem *p)
+{
+    unguard(p->a), unguard(p->bias), unguard(p->residual), unguard(p->c);
+    free(p->wide);
+    free(p->expected);
+    lw_weight_free(p->w);
+}
+
+/* mode: 1 bias, 2 residual, 4 residual in c. Returns elements that are not bit for bit as expected, or poison that is lost. */
+static int64_t run_problem(lw_ctx *ctx, problem *p, int mode, int64_t row0, int64_t rows)
+{
+    float *c = p->c.data;
+    const float *bias = p->bias.data, *residual = p->residual.data;
+    size_t c_count = p->m ? (size_t)((p->m - 1) * p->ldc + p->n) : 0;
+    for (size_t i = 0; i < c_count; i++) c[i] = mode & 4 ? residual[i] : from_word(0x7fc0dead);
+    lw_gemm_args args = {.a = (float *)p->a.data + row0 * p->lda, .lda = p->lda, .w = p->w, .c = c + row0 * p->ldc,
+                         .ldc = p->ldc, .bias = mode & 1 ? bias : NULL, .ldr = p->ldc, .m = rows, .exact = 1};
+    if (mode & 2) args.residual = residual + row0 * p->ldc;
+    if (mode & 4) args.residual = args.c;
+    if (lw_gemm(ctx, &args) != LW_OK) return -1;
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < p->m; i++)
+        for (int64_t j = 0; j < p->ldc && i * p->ldc + j < (int64_t)c_count; j++) {
+            uint32_t untouched = mode & 4 ? word(residual[i * p->ldc + j]) : 0x7fc0dead;
+            float e = j < p->n ? p->expected[i * p->n + j] : 0;
+            if (mode & 1 && j < p->n) e += bias[j];
+            if (mode & 6) e += residual[i * p->ldc + j];
+            int inside = j < p->n && i >= row0 && i < row0 + rows;
+            wrong += word(c[i * p->ldc + j]) != (inside ? word(e) : untouched);
+        }
+    return wrong;
+}
+
+static void check_shape(lw_ctx **contexts, int n_contexts, lw_format format, int64_t m, int64_t n, int64_t k, int64_t pad)
+{
+    problem p = make_problem(contexts[0], format, m, n, k, pad);
+    for (int i = 0; i < n_contexts; i++) {
+        static const int modes[] = {0, 1, 3, 5};
+        for (int mode = 0; mode < 4; mode++) {
+            int64_t wrong = run_problem(contexts[i], &p, modes[mode], 0, m);
+            CHECK(wrong == 0, "%s, %d threads, format %d, mode %d: %d x %d x %d: %d wrong", lw_ctx_isa(contexts[i]),
+                  lw_ctx_threads(contexts[i]), format, modes[mode], (int)m, (int)n, (int)k, (int)wrong);
+        }
+        if (m > 1 && m < 20) {
+            int64_t wrong = run_problem(contexts[i], &p, 3, m / 2, 1);
+            CHECK(wrong == 0, "%s: one row alone", lw_ctx_isa(contexts[i]));
+        }
+    }
+    free_problem(&p);
+}
+
+static void check_arguments(lw_ctx *ctx)
+{
+    problem p = make_problem(ctx, LW_P32, 3, 5, 7, 0);
+    lw_gemm_args good = {.a = p.a.data, .lda = 7, .w = p.w, .c = p.c.data, .ldc = 5, .m = 3}, bad = good;
+    CHECK(lw_gemm(ctx, &good) == LW_OK, "good");
+    bad.lda = 6;
+    CHECK(lw_gemm(ctx, &bad) == LW_E_ARGUMENT, "lda");
+    bad = good, bad.ldc = 4;
+    CHECK(lw_gemm(ctx, &bad) == LW_E_ARGUMENT, "ldc");
+    bad = good, bad.m = -1;
+    CHECK(lw_gemm(ctx, &bad) == LW_E_ARGUMENT, "m");
+    bad = good, bad.a = NULL;
+    CHECK(lw_gemm(ctx, &bad) == LW_E_ARGUMENT, "a");
+    bad = good, bad.c = NULL;
+    CHECK(lw_gemm(ctx, &bad) == LW_E_ARGUMENT, "c");
+    bad = good, bad.residual = bad.c, bad.ldr = 6;
+    CHECK(lw_gemm(ctx, &bad) == LW_E_ARGUMENT, "residual in c with another stride");
+    free_problem(&p);
+    lw_ctx *none;
+    CHECK(lw_ctx_create(&(lw_options){"no_such", 1}, &none) == LW_E_ISA && !none, "unknown table");
+    CHECK(lw_ctx_create(&(lw_options){NULL, -1}, &none) == LW_E_ARGUMENT, "threads");
+}
+
+static void test_gemm(void)
+{
+    lw_ctx *contexts[32];
+    int count = 0;
+    static const int threads[] = {1, 2, 3, 8};
+    for (int i = 0; i < lw_isa_count(); i++) {
+        if (lw_isa_missing(i) || !strncmp(lw_isa_name(i), "broken", 6)) continue;
+        for (int t = 0; t < (count ? 2 : 4) && count < 32; t++) {
+            lw_options options = {lw_isa_name(i), threads[t]};
+            CHECK(lw_ctx_create(&options, &contexts[count]) == LW_OK, "context %s", options.isa);
+            contexts[count]->l1d = 8 << 10;   /* small caches: every loop gets several turns on small shapes */
+            contexts[count]->l2 = t % 2 ? 32 << 10 : 4 << 20;
+            count++;
+        }
+    }
+    check_arguments(contexts[0]);
+    for (int format = 0; format < 2; format++) {
+        for (int m = 0; m <= 64; m++) check_shape(contexts, count, format, m, 16 * (m % 3) + 1 + m % 16, 1 + (m * 37) % 300, m % 3);
+        static const int shapes[][3] = {{3, 0, 5}, {3, 5, 0}, {1, 1, 1}, {5, 16, 16}, {7, 200, 1024}, {70, 200, 1023}, {130, 150, 513},
+                                        {9, 300, 2048}, {12, 128, 1024}, {257, 129, 130}};
+        for (unsigned i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            check_shape(contexts, count, format, shapes[i][0], shapes[i][1], shapes[i][2], i == 6 ? 5 : 0);
+    }
+    for (int i = 0; i < count; i++) lw_ctx_free(contexts[i]);
+}
+
+int main(int argc, char **argv)
+{
+    const char *only = argc > 1 ? argv[1] : "";
+    lw_ctx *ctx;
+    if (lw_ctx_create(&(lw_options){NULL, 2}, &ctx) != LW_OK) return 2;
+    if (!*only || !strcmp(only, "pool")) test_pool(!*only || argc > 2);
+    if (!*only || !strcmp(only, "weight")) test_weight(ctx);
+    if (!*only || !strcmp(only, "gemm")) test_gemm();
+    lw_ctx_free(ctx);
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}

@@ -1,0 +1,226 @@
+/* weight.c - any source -> packed lines, and back. */
+#include "context.h"
+#include "format.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- conversions: plain integer arithmetic, so that no bit depends on the CPU -------------------------------------- */
+static inline uint32_t f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, m = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t normal = m + 0x38000000, special = m + 0x70000000;   /* special: infinity and NaN, the payload kept */
+    /* Subnormal: 2^-14 (1 + fraction) - 2^-14 is exact and, unlike a search for the leading one, has no branch. */
+    uint32_t b = m | 0x38800000;
+    float f;
+    memcpy(&f, &b, 4);
+    f -= 0x1p-14f;
+    memcpy(&b, &f, 4);
+    return sign | (m >= 0x0f800000 ? special : m >= 0x00800000 ? normal : b);
+}
+
+static inline uint16_t f32_to_bf16(uint32_t u)
+{
+    uint32_t nan = (u >> 16) | 0x40, rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    return (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? nan : rounded);
+}
+
+/* n elements of a contiguous source become n packed elements (uint32_t for P32, uint16_t for P16). */
+static void convert(lw_format format, lw_type type, int n, const void *source, void *out)
+{
+    const uint16_t *h = source;
+    const uint32_t *f = source;
+    uint16_t *out16 = out;
+    uint32_t *out32 = out;
+    if (format == LW_P32) {
+        if (type == LW_F32) memcpy(out32, f, (size_t)n * 4);
+        else if (type == LW_BF16) for (int i = 0; i < n; i++) out32[i] = (uint32_t)h[i] << 16;
+        else for (int i = 0; i < n; i++) out32[i] = f16_to_f32(h[i]);
+    } else {
+        if (type == LW_BF16) memcpy(out16, h, (size_t)n * 2);
+        else if (type == LW_F32) for (int i = 0; i < n; i++) out16[i] = f32_to_bf16(f[i]);
+        else for (int i = 0; i < n; i++) out16[i] = f32_to_bf16(f16_to_f32(h[i]));
+    }
+}
+
+/* ---- the handle ---------------------------------------------------------------------------------------------------- */
+lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **out)
+{
+    if (!out) return LW_E_ARGUMENT;
+    *out = NULL;
+    /* A tile counts k and columns in int. */
+    if ((unsigned)format >= LW_FORMATS || n < 0 || k < 0 || n > INT32_MAX - 64 || k > INT32_MAX - 64)
+        return LW_E_ARGUMENT;
+    int64_t panels = lw_ceil_div(n, LW_LANES);
+    int64_t panel_bytes = lw_ceil_div(k, lw_formats[format].k_per_line) * LW_LINE;   /* < 2^37 */
+    if (panel_bytes && panels > (int64_t)(PTRDIFF_MAX / 2) / panel_bytes) return LW_E_ARGUMENT;
+    lw_weight *w = calloc(1, sizeof *w);
+    if (!w) return LW_E_MEMORY;
+    *w = (lw_weight){.format = format, .n = n, .k = k, .panels = panels, .panel_bytes = (size_t)panel_bytes,
+                     .bytes = (size_t)(panels * panel_bytes)};
+    void *lines;
+    lw_status status = lw_memory_alloc(w->bytes, &lines);
+    if (status != LW_OK) {
+        free(w);
+        return status;
+    }
+    w->lines = lines;
+    *out = w;
+    return LW_OK;
+}
+
+void lw_weight_free(lw_weight *w)
+{
+    if (!w) return;
+    lw_memory_free(w->lines, w->bytes);
+    free(w);
+}
+
+int64_t lw_weight_n(const lw_weight *w) { return w->n; }
+int64_t lw_weight_k(const lw_weight *w) { return w->k; }
+lw_format lw_weight_format(const lw_weight *w) { return w->format; }
+size_t lw_weight_bytes(const lw_weight *w) { return w->bytes; }
+
+/* ---- packing ------------------------------------------------------------------------------------------------------- */
+enum { BLOCK_LINES = 128, STAGE = BLOCK_LINES + 16 };   /* words per row of the stage: rows must not fall into one cache set */
+
+typedef struct pack_job {
+    lw_weight *w;
+    int64_t row0, step, panel0;
+    lw_source source;
+    int size;                /* bytes of a source element */
+} pack_job;
+
+/* The source row that becomes output `o`, or -1. */
+static int64_t source_row(const pack_job *job, int64_t o)
+{
+    int64_t d = o - job->row0, period = (int64_t)LW_LANES * job->step;
+    if (d < 0 || d % period >= LW_LANES) return -1;
+    int64_t row = d / period * LW_LANES + d % period;
+    return row < job->source.rows ? row : -1;
+}
+
+/* Copies elements k0 .. k0+n of the rows (NULL: absent) into raw, one row after the other, n <= 2 * BLOCK_LINES. */
+static void gather(const pack_job *job, const unsigned char *const rows[LW_LANES], int64_t k0, int n,
+                   unsigned char raw[LW_LANES][8 * BLOCK_LINES])
+{
+    ptrdiff_t step = job->source.col_stride;
+    size_t size = (size_t)job->size;
+    /* A transposed source: neighbouring rows share cache lines, so take them together. */
+    for (int i = 0; i < n; i++) {
+        for (int lane = 0; lane < LW_LANES; lane++) {
+            if (!rows[lane]) continue;
+            const unsigned char *from = rows[lane] + (k0 + i) * step;
+            if (size == 4) memcpy(&raw[lane][4 * i], from, 4);
+            else memcpy(&raw[lane][2 * i], from, 2);
+        }
+    }
+}
+
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (u32x4){i, j, k, l})
+#endif
+
+/* line[j][lane] = stage[lane][j]: 4 x 4 blocks, whole lines in order. */
+static void transpose(const uint32_t stage[LW_LANES][STAGE], int lines, unsigned char *out)
+{
+    for (int j = 0; j < lines; j += 4) {
+        u32x4 block[4][LW_LANES / 4];
+        UNROLL
+        for (int q = 0; q < LW_LANES / 4; q++) {
+            u32x4 r[4];
+            for (int i = 0; i < 4; i++) memcpy(&r[i], &stage[4 * q + i][j], 16);
+            u32x4 a = SHUFFLE(r[0], r[1], 0, 4, 1, 5), b = SHUFFLE(r[0], r[1], 2, 6, 3, 7);
+            u32x4 c = SHUFFLE(r[2], r[3], 0, 4, 1, 5), d = SHUFFLE(r[2], r[3], 2, 6, 3, 7);
+            block[0][q] = SHUFFLE(a, c, 0, 1, 4, 5);
+            block[1][q] = SHUFFLE(a, c, 2, 3, 6, 7);
+            block[2][q] = SHUFFLE(b, d, 0, 1, 4, 5);
+            block[3][q] = SHUFFLE(b, d, 2, 3, 6, 7);
+        }
+        for (int i = 0; i < 4 && j + i < lines; i++) memcpy(out + (size_t)(j + i) * LW_LINE, block[i], LW_LINE);
+    }
+}
+
+static void pack_panel(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const pack_job *job = arg;
+    const lw_weight *w = job->w;
+    int64_t panel = job->panel0 + task;
+    int per_line = lw_formats[w->format].k_per_line, present = 0;
+    const unsigned char *rows[LW_LANES];
+    for (int lane = 0; lane < LW_LANES; lane++) {
+        int64_t row = source_row(job, panel * LW_LANES + lane);
+        rows[lane] = row < 0 ? NULL : (const unsigned char *)job->source.data + row * job->source.row_stride;
+        present += row >= 0;
+    }
+    if (present == 0) return;
+
+    ALIGN(64) uint32_t stage[LW_LANES][STAGE];
+    ALIGN(64) unsigned char raw[LW_LANES][8 * BLOCK_LINES];
+    int contiguous = job->source.col_stride == job->size;
+    unsigned char *out = w->lines + (size_t)panel * w->panel_bytes;
+    int block = BLOCK_LINES * per_line;
+    memset(stage, 0, sizeof stage);
+    for (int64_t k0 = 0; k0 < w->k; k0 += block) {
+        int n = (int)lw_min(block, w->k - k0), lines = (int)lw_ceil_div(n, per_line);
+        if (!contiguous) gather(job, rows, k0, n, raw);
+        for (int lane = 0; lane < LW_LANES; lane++) {
+            if (!rows[lane]) continue;
+            const unsigned char *from = contiguous ? rows[lane] + k0 * job->size : raw[lane];
+            if ((uintptr_t)from % (unsigned)job->size) from = memcpy(raw[lane], from, (size_t)(n * job->size));
+            stage[lane][lines - 1] = 0;   /* an odd k leaves half a word */
+            convert(w->format, job->source.type, n, from, stage[lane]);
+        }
+        if (present == LW_LANES) {
+            transpose(stage, lines, out + k0 / per_line * LW_LINE);
+            continue;
+        }
+        /* Other lanes of this panel belong to other sources: leave them. */
+        for (int lane = 0; lane < LW_LANES; lane++)
+            for (int j = 0; j < lines && rows[lane]; j++)
+                memcpy(out + (size_t)(k0 / per_line + j) * LW_LINE + 4 * lane, &stage[lane][j], 4);
+    }
+}
+
+lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source)
+{
+    if (!ctx || !w || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
+    if (!lw_type_size(source->type) || source->rows > w->n || row0 > w->n) return LW_E_ARGUMENT;
+    if (source->rows == 0 || w->k == 0) return LW_OK;
+    if (!source->data) return LW_E_ARGUMENT;
+    int64_t last_row = source->rows - 1;
+    int64_t last = row0 + last_row / LW_LANES * LW_LANES * step + last_row % LW_LANES;
+    if (last >= w->n) return LW_E_ARGUMENT;
+    pack_job job = {w, row0, step, row0 / LW_LANES, *source, (int)lw_type_size(source->type)};
+    lw_fp fp = lw_fp_enter();
+    lw_status status = lw_pool_run(ctx->pool, last / LW_LANES - job.panel0 + 1, pack_panel, &job);
+    lw_fp_leave(fp);
+    return status;
+}
+
+/* ---- unpacking ----------------------------------------------------------------------------------------------------- */
+void lw_weight_row(const lw_weight *w, int64_t row, float *out)
+{
+    const unsigned char *lane = w->lines + (size_t)(row / LW_LANES) * w->panel_bytes + 4 * (size_t)(row % LW_LANES);
+    for (int64_t k = 0; k < w->k; k++) {
+        uint32_t word;
+        if (w->format == LW_P32) {
+            memcpy(&word, lane + k * LW_LINE, 4);
+        } else {
+            memcpy(&word, lane + k / 2 * LW_LINE, 4);
+            word = k & 1 ? word & 0xffff0000 : word << 16;
+        }
+        memcpy(out + k, &word, 4);
+    }
+}
+
+lw_status lw_weight_unpack(const lw_weight *w, int64_t row0, int64_t rows, float *out)
+{
+    if (!w || row0 < 0 || rows < 0 || row0 > w->n || rows > w->n - row0) return LW_E_ARGUMENT;
+    if (rows && w->k && !out) return LW_E_ARGUMENT;
+    for (int64_t i = 0; i < rows; i++) lw_weight_row(w, row0 + i, out + i * w->k);
+    return LW_OK;
+}

@@ -1,0 +1,410 @@
+# cython: language_level=3, boundscheck=False
+"""The binding: one class per C handle, one method per C function, no logic. _native.pyi documents it."""
+from collections import namedtuple
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
+
+include "_native.pxi"
+
+PAGE = LW_PAGE
+SEGMENT = LW_SEGMENT
+LOGITS = LW_LOGITS
+NONE = LW_NONE
+Isa = namedtuple("Isa", ["name", "missing"])
+
+_TYPES = {"float32": LW_F32, "float16": LW_F16, "bfloat16": LW_BF16}
+_FORMATS = {"float32": LW_P32, "bfloat16": LW_P16}
+_ACTS = {"none": LW_ACT_NONE, "silu": LW_ACT_SILU, "gelu": LW_ACT_GELU, "gelu_tanh": LW_ACT_GELU_TANH,
+         "relu2": LW_ACT_RELU2, "tanh": LW_ACT_TANH, "exp": LW_ACT_EXP}
+_OPS = {"embed": LW_OP_EMBED, "angles": LW_OP_ANGLES, "norm": LW_OP_NORM, "linear": LW_OP_LINEAR, "rope": LW_OP_ROPE,
+        "append": LW_OP_APPEND, "attend": LW_OP_ATTEND, "glu": LW_OP_GLU, "act": LW_OP_ACT, "add": LW_OP_ADD,
+        "last": LW_OP_LAST}
+_PEAKS = {"float32": LW_PEAK_F32, "bfloat16": LW_PEAK_BF16, "int8": LW_PEAK_INT8, "read": LW_PEAK_READ,
+          "barrier": LW_PEAK_BARRIER}
+
+
+cdef int _poll(void *unused) noexcept with gil:
+    """Ctrl-C: the handler's exception is set here and raised when the C call returns."""
+    try:
+        PyErr_CheckSignals()
+        return 0
+    except BaseException as error:
+        _pending.append(error)
+        return 1
+
+
+_pending = []
+
+
+cdef int _check(lw_status status) except -1:
+    if status == LW_OK:
+        return 0
+    text = lw_status_text(status).decode()
+    if status == LW_E_CANCELLED:
+        raise _pending.pop() if _pending else KeyboardInterrupt(text)
+    if status == LW_E_MEMORY:
+        raise MemoryError(text)
+    if status in (LW_E_ARGUMENT, LW_E_ISA):
+        raise ValueError(text)
+    raise OSError(text)
+
+
+cdef _named(table, name, what):
+    try:
+        return table[name]
+    except KeyError:
+        raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}") from None
+
+
+cdef class _View:
+    """A borrowed array: dtype, dimensions and an innermost contiguous axis checked; released with the object."""
+    cdef Py_buffer b
+    cdef bint held
+
+    def __cinit__(self, obj, str formats, int ndim, bint writable=False, bint strided=False):
+        PyObject_GetBuffer(obj, &self.b, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+        self.held = True
+        cdef str found = (<bytes>self.b.format).decode().lstrip("@=<") if self.b.format else "B"
+        if found not in formats:
+            raise TypeError(f"array of format {formats!r} expected, got {found!r}")
+        if self.b.ndim != ndim:
+            raise TypeError(f"array of {ndim} dimensions expected, got {self.b.ndim}")
+        if ndim and not strided and self.b.shape[ndim - 1] > 1 and self.b.strides[ndim - 1] != self.b.itemsize:
+            raise ValueError("the innermost axis must be contiguous")
+        if ndim == 2 and not strided and self.b.shape[0] > 1 and self.b.strides[0] % self.b.itemsize:
+            raise ValueError("the stride of rows must be a whole number of elements")
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.b)
+
+    cdef Py_ssize_t n(self, int axis) noexcept:
+        return self.b.shape[axis]
+
+    cdef int64_t ld(self) noexcept:
+        """Elements from row to row; rows that do not exist or repeat count as packed."""
+        return self.b.strides[0] // self.b.itemsize if self.b.shape[0] > 1 else self.b.shape[1]
+
+
+cdef _View _f32(obj, int ndim, bint writable=False):
+    return _View(obj, "f", ndim, writable)
+
+
+cdef _View _i32(obj, int ndim):
+    return _View(obj, "i", ndim)
+
+
+cdef _View _maybe(obj, Py_ssize_t n):
+    """An optional float32 vector of at least n values."""
+    if obj is None:
+        return None
+    cdef _View v = _f32(obj, 1)
+    _require(v.n(0) >= n, f"vector of {n} values expected, got {v.n(0)}")
+    return v
+
+
+cdef int _require(bint ok, message) except -1:
+    if not ok:
+        raise ValueError(message)
+    return 0
+
+
+cdef const float *_ptr(_View v) noexcept:
+    return <const float *>v.b.buf if v is not None else NULL
+
+
+def isas():
+    return [Isa(lw_isa_name(i).decode(), lw_isa_missing(i).decode() if lw_isa_missing(i) != NULL else None)
+            for i in range(lw_isa_count())]
+
+
+def machine():
+    cdef lw_machine m
+    lw_machine_query(&m)
+    return {"brand": (<bytes>m.brand).decode("ascii", "replace"), "logical": m.logical, "physical": m.physical,
+            "affinity": m.affinity, "quota": m.quota, "threads": m.threads, "l1d": m.l1d, "l2": m.l2, "l3": m.l3,
+            "huge_pages": ("never", "madvise", "always")[m.huge_pages]}
+
+
+cdef class Context:
+    cdef lw_ctx *h
+
+    def __cinit__(self, isa=None, int threads=0):
+        cdef lw_options options
+        cdef bytes name = isa.encode() if isa is not None else b""
+        options.isa = <const char *>name if isa is not None else NULL
+        options.threads = threads
+        _check(lw_ctx_create(&options, &self.h))
+        lw_ctx_set_poll(self.h, _poll, NULL)
+
+    def __dealloc__(self):
+        lw_ctx_free(self.h)
+
+    @property
+    def isa(self):
+        return lw_ctx_isa(self.h).decode()
+
+    @property
+    def threads(self):
+        return lw_ctx_threads(self.h)
+
+    @property
+    def has_dot(self):
+        return bool(lw_ctx_has_dot(self.h))
+
+    def measure(self, str what, size_t nbytes=0):
+        cdef double work = 0, seconds = 0
+        cdef lw_peak peak = _named(_PEAKS, what, "what")
+        cdef lw_status status
+        with nogil:
+            status = lw_measure(self.h, peak, nbytes, &work, &seconds)
+        _check(status)
+        return work, seconds
+
+
+cdef class Weight:
+    cdef lw_weight *h
+
+    def __cinit__(self, str format, int64_t n, int64_t k):
+        _check(lw_weight_create(_named(_FORMATS, format, "format"), n, k, &self.h))
+
+    def __dealloc__(self):
+        lw_weight_free(self.h)
+
+    @property
+    def n(self):
+        return lw_weight_n(self.h)
+
+    @property
+    def k(self):
+        return lw_weight_k(self.h)
+
+    @property
+    def nbytes(self):
+        return lw_weight_bytes(self.h)
+
+    @property
+    def format(self):
+        return "float32" if lw_weight_format(self.h) == LW_P32 else "bfloat16"
+
+    def pack(self, Context ctx not None, source, str type, int64_t row0=0, int step=1):
+        cdef _View v = _View(source, {"float32": "f", "float16": "e", "bfloat16": "H"}.get(type, ""), 2, False, True)
+        cdef lw_source s
+        _require(v.n(1) == self.k, f"rows of {self.k} values expected, got {v.n(1)}")
+        s.data, s.type, s.rows = v.b.buf, _named(_TYPES, type, "type"), v.n(0)
+        s.row_stride, s.col_stride = v.b.strides[0], v.b.strides[1]
+        cdef lw_status status
+        with nogil:
+            status = lw_weight_pack(ctx.h, self.h, row0, step, &s)
+        _check(status)
+
+    def unpack(self, int64_t row0, out):
+        cdef _View v = _f32(out, 2, True)
+        _require(v.n(1) == self.k and v.ld() == self.k, "packed rows of k values expected")
+        _check(lw_weight_unpack(self.h, row0, v.n(0), <float *>v.b.buf))
+
+
+cdef class Cache:
+    cdef lw_cache *h
+
+    def __cinit__(self, int layers, int kv_heads, int head_dim, str type):
+        cdef lw_cache_shape shape
+        shape.layers, shape.kv_heads, shape.head_dim, shape.type = layers, kv_heads, head_dim, _named(_TYPES, type, "type")
+        _check(lw_cache_create(&shape, &self.h))
+
+    def __dealloc__(self):
+        lw_cache_free(self.h)
+
+    @property
+    def page_bytes(self):
+        return lw_cache_page_bytes(self.h)
+
+    @property
+    def pages(self):
+        return lw_cache_pages(self.h)
+
+    def reserve(self, int64_t pages):
+        _check(lw_cache_reserve(self.h, pages))
+
+    def copy_page(self, int32_t source, int32_t target):
+        _check(lw_cache_copy_page(self.h, source, target))
+
+
+cdef class _Sequences:
+    """The arrays of lw_sequences, held for one call."""
+    cdef lw_sequences s
+    cdef _View starts, first, table
+
+    def __cinit__(self, row_starts, first_position, page_table):
+        self.starts, self.first, self.table = _i32(row_starts, 1), _i32(first_position, 1), _i32(page_table, 2)
+        cdef Py_ssize_t count = self.first.n(0)
+        _require(self.starts.n(0) == count + 1, "row_starts needs one entry more than first_position")
+        _require(self.table.n(0) == count and self.table.ld() == self.table.n(1), "page_table must be packed, a row a sequence")
+        self.s.count = <int>count
+        self.s.row_starts, self.s.first_position = <int32_t *>self.starts.b.buf, <int32_t *>self.first.b.buf
+        self.s.page_table, self.s.table_width = <int32_t *>self.table.b.buf, <int>self.table.n(1)
+
+    cdef int rows(self) noexcept:
+        return self.s.row_starts[self.s.count]
+
+
+cdef class Program:
+    cdef lw_program *h
+    cdef object keep
+    cdef Context ctx
+    cdef readonly int n_ops
+
+    def __cinit__(self, Context ctx not None, ops, slot_widths):
+        cdef int n = len(ops), n_slots = len(slot_widths), i
+        cdef lw_op *list_ = <lw_op *>calloc(n + 1, sizeof(lw_op))
+        cdef int32_t *widths = <int32_t *>calloc(n_slots + 1, sizeof(int32_t))
+        self.ctx, self.n_ops, self.keep = ctx, n, []
+        try:
+            if list_ == NULL or widths == NULL:
+                raise MemoryError
+            for i in range(n_slots):
+                widths[i] = slot_widths[i]
+            for i in range(n):
+                self._fill(&list_[i], ops[i])
+            _check(lw_program_create(ctx.h, list_, n, widths, n_slots, &self.h))
+        finally:
+            free(list_)
+            free(widths)
+
+    cdef _vector(self, obj):
+        if obj is None:
+            return None
+        cdef _View v = _f32(obj, 1)
+        self.keep.append(v)
+        return v
+
+    cdef int _fill(self, lw_op *op, o) except -1:
+        cdef _View vec = self._vector(o.vec), bias = self._vector(o.bias)
+        cdef Weight w = o.weight
+        op.kind, op.in_, op.in2, op.out = _named(_OPS, o.kind, "op"), o.in_, o.in2, o.out
+        op.column, op.column2, op.width, op.groups, op.pairs = o.column, o.column2, o.width, o.groups, o.pairs
+        op.variant = _ACTS[o.variant] if isinstance(o.variant, str) else o.variant
+        op.layer, op.exact, op.eps, op.scale = o.layer, o.exact, o.eps, o.scale
+        if w is not None:
+            op.w = w.h
+            self.keep.append(w)
+        op.vec, op.bias = _ptr(vec), _ptr(bias)
+        if o.attention is not None:
+            _shape(&op.attention, o.attention)
+        return 0
+
+    def __dealloc__(self):
+        lw_program_free(self.h)
+
+    def scratch(self, int64_t rows):
+        return lw_program_scratch(self.h, rows)
+
+    def run(self, Cache cache, tokens, row_starts, first_position, page_table, logit_rows, logits, op_ns=None):
+        cdef _View t = _i32(tokens, 1), r = _i32(logit_rows, 1), out = _f32(logits, 2, True)
+        cdef _View ns = _View(op_ns, "lq", 1, True) if op_ns is not None else None
+        cdef _Sequences s = _Sequences(row_starts, first_position, page_table)
+        cdef lw_batch b
+        _require(out.n(0) == r.n(0), "logits needs a row for every entry of logit_rows")
+        _require(s.rows() == t.n(0), "row_starts must end at the number of tokens")
+        _require(ns is None or ns.n(0) >= self.n_ops, "op_ns needs an entry for every op")
+        b.rows, b.tokens, b.sequences = <int>t.n(0), <int32_t *>t.b.buf, s.s
+        b.n_logits, b.logit_rows = <int>r.n(0), <int32_t *>r.b.buf
+        b.logits, b.ld_logits = <float *>out.b.buf, out.ld()
+        b.op_ns = <int64_t *>ns.b.buf if ns is not None else NULL
+        cdef lw_cache *c = cache.h if cache is not None else NULL
+        cdef lw_status status
+        with nogil:
+            status = lw_run(self.h, c, &b)
+        _check(status)
+
+
+cdef int _shape(lw_attention_shape *shape, o) except -1:
+    shape.heads, shape.kv_heads, shape.scale, shape.softcap = o.heads, o.kv_heads, o.scale, o.softcap
+    shape.causal, (shape.window_left, shape.window_right) = o.causal, o.window
+    return 0
+
+
+def gemm(Context ctx not None, a, Weight w not None, c, bias=None, residual=None, bint exact=True):
+    cdef _View va = _f32(a, 2), vc = _f32(c, 2, True), vb = _maybe(bias, w.n)
+    cdef _View vr = _f32(residual, 2) if residual is not None else None
+    cdef lw_gemm_args g
+    _require(va.n(1) == w.k and vc.n(1) == w.n and vc.n(0) == va.n(0), "a[m, k], w[n, k] and c[m, n] do not fit together")
+    _require(vr is None or (vr.n(0) == va.n(0) and vr.n(1) == w.n), "residual must have the shape of c")
+    g.a, g.lda, g.w, g.c, g.ldc = _ptr(va), va.ld(), w.h, <float *>vc.b.buf, vc.ld()
+    g.bias, g.residual, g.ldr, g.m, g.exact = _ptr(vb), _ptr(vr), (vr.ld() if vr is not None else 0), va.n(0), exact
+    cdef lw_status status
+    with nogil:
+        status = lw_gemm(ctx.h, &g)
+    _check(status)
+
+
+def rms_norm(Context ctx not None, x, w, float eps, y):
+    cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True), vw = _maybe(w, vx.n(1))
+    _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")
+    _check(lw_rms_norm(ctx.h, vx.n(0), vx.n(1), _ptr(vx), vx.ld(), _ptr(vw), eps, <float *>vy.b.buf, vy.ld()))
+
+
+def layer_norm(Context ctx not None, x, w, b, float eps, y):
+    cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True), vw = _maybe(w, vx.n(1)), vb = _maybe(b, vx.n(1))
+    _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")
+    _check(lw_layer_norm(ctx.h, vx.n(0), vx.n(1), _ptr(vx), vx.ld(), _ptr(vw), _ptr(vb), eps, <float *>vy.b.buf, vy.ld()))
+
+
+def softmax(Context ctx not None, x, y):
+    cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True)
+    _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")
+    _check(lw_softmax(ctx.h, vx.n(0), vx.n(1), _ptr(vx), vx.ld(), <float *>vy.b.buf, vy.ld()))
+
+
+def activation(Context ctx not None, str act, x, y):
+    cdef _View vx = _f32(x, 1), vy = _f32(y, 1, True)
+    _require(vx.n(0) == vy.n(0), "x and y must have the same length")
+    _check(lw_activation(ctx.h, _named(_ACTS, act, "act"), vx.n(0), _ptr(vx), <float *>vy.b.buf))
+
+
+def mul_activation(Context ctx not None, str act, gate, up, y):
+    cdef _View vg = _f32(gate, 1), vu = _f32(up, 1), vy = _f32(y, 1, True)
+    _require(vg.n(0) == vu.n(0) == vy.n(0), "gate, up and y must have the same length")
+    _check(lw_mul_activation(ctx.h, _named(_ACTS, act, "act"), vg.n(0), _ptr(vg), _ptr(vu), <float *>vy.b.buf))
+
+
+def rope(Context ctx not None, x, positions, inv_freq, int heads, bint interleaved=False, float factor=1.0):
+    cdef _View vx = _f32(x, 2, True), vp = _i32(positions, 1), vf = _f32(inv_freq, 1)
+    cdef lw_rope_args r
+    _require(heads > 0 and vx.n(1) % heads == 0, "a row of x must hold `heads` heads")
+    _require(vp.n(0) == vx.n(0), "positions needs one entry per row of x")
+    r.x, r.ldx, r.tokens, r.heads, r.head_dim = <float *>vx.b.buf, vx.ld(), vx.n(0), heads, <int>(vx.n(1) // heads)
+    r.pairs, r.interleaved, r.positions, r.inv_freq, r.factor = <int>vf.n(0), interleaved, <int32_t *>vp.b.buf, _ptr(vf), factor
+    _check(lw_rope(ctx.h, &r))
+
+
+def append(Context ctx not None, Cache cache not None, int layer, row_starts, first_position, page_table, k, v):
+    cdef _Sequences s = _Sequences(row_starts, first_position, page_table)
+    cdef _View vk = _f32(k, 2), vv = _f32(v, 2)
+    _require(vk.n(0) >= s.rows() and vv.n(0) >= s.rows(), "k and v need a row for every row of the batch")
+    _check(lw_cache_append(ctx.h, cache.h, layer, &s.s, _ptr(vk), vk.ld(), _ptr(vv), vv.ld()))
+
+
+def attend(Context ctx not None, Cache cache not None, int layer, row_starts, first_position, page_table, q, out, *,
+           int heads, int kv_heads, float scale, float softcap=0.0, bint causal=True, window=(-1, -1), kv_length=None,
+           lse=None, bint exact=True):
+    cdef _Sequences s = _Sequences(row_starts, first_position, page_table)
+    cdef _View vq = _f32(q, 2), vo = _f32(out, 2, True)
+    cdef _View vl = _f32(lse, 2, True) if lse is not None else None
+    cdef _View vk = _i32(kv_length, 1) if kv_length is not None else None
+    cdef lw_attend_args a
+    _require(vq.n(0) >= s.rows() and vo.n(0) >= s.rows(), "q and out need a row for every row of the batch")
+    _require(vl is None or (vl.n(0) >= s.rows() and vl.n(1) == heads and vl.ld() == heads), "lse must be packed [rows, heads]")
+    _require(vk is None or vk.n(0) == s.s.count, "kv_length needs an entry for every sequence")
+    a.q, a.ldq, a.out, a.ldo = _ptr(vq), vq.ld(), <float *>vo.b.buf, vo.ld()
+    a.lse = <float *>vl.b.buf if vl is not None else NULL
+    a.kv_length = <int32_t *>vk.b.buf if vk is not None else NULL
+    a.layer, a.exact = layer, exact
+    a.shape.heads, a.shape.kv_heads, a.shape.scale, a.shape.softcap = heads, kv_heads, scale, softcap
+    a.shape.causal, a.shape.window_left, a.shape.window_right = causal, window[0], window[1]
+    cdef lw_status status
+    with nogil:
+        status = lw_attend(ctx.h, cache.h, &s.s, &a)
+    _check(status)
