@@ -16,6 +16,7 @@ typedef struct plan {
     void (*tile)(const lw_tile *);
     int64_t row0, rows;          /* of this pass */
     int64_t groups, blocks;      /* row groups (one tile high); row blocks (runs of groups) */
+    int64_t low, higher;         /* rows of a group: low, and one more in the first `higher` groups */
     int64_t steps, ranges;       /* steps of `step` panels; ranges of steps. Tasks: blocks x ranges */
     int64_t kc, k_blocks;        /* k per block, a multiple of 16 unless there is only one */
     int step;
@@ -29,6 +30,9 @@ typedef struct plan {
 
 /* i * total / parts without overflow for any sizes that occur: the first of part i of a balanced split. */
 static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
+
+/* Without a division: this stands in the inner loops. */
+static int64_t group_row(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
 
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
 enum {
@@ -148,12 +152,12 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb)
     const lw_gemm_args *g = p->g;
     const lw_weight *w = g->w;
     int last = kb == p->k_blocks - 1;
-    int64_t k0 = kb * p->kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = split(p->rows, p->groups, j->group0);
+    int64_t k0 = kb * p->kc, line0 = k0 / lw_formats[w->format].k_per_line * LW_LINE, panel_end = lw_min(panel + p->step, j->panel1), first_row = group_row(p, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->kc, w->k - k0), .accumulate = kb > 0,
                  .lda = p->staged ? p->ld : g->lda, .ldc = j->slab ? p->slab_ld : g->ldc};
     for (int64_t group = j->group0; group < j->group1; group++) {
-        int64_t row = split(p->rows, p->groups, group), out = p->row0 + row;
-        t.rows = (int)(split(p->rows, p->groups, group + 1) - row);
+        int64_t row = group_row(p, group), out = p->row0 + row;
+        t.rows = (int)(group_row(p, group + 1) - row);
         t.a = p->staged ? (const void *)(p->staged + (kb * p->rows + row) * p->ld * p->element)
                         : (const void *)(g->a + out * g->lda + k0);
         int most = p->kernels->panels[t.rows];
@@ -161,7 +165,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb)
             int64_t column = at * LW_LANES;
             t.panels = (int)lw_min(most, panel_end - at);
             t.columns = (int)lw_min(t.panels * LW_LANES, w->n - column);
-            t.b = w->lines + (size_t)at * w->panel_bytes + (size_t)(k0 / lw_formats[w->format].k_per_line) * LW_LINE;
+            t.b = w->lines + (size_t)at * w->panel_bytes + line0;
             t.bias = last && g->bias ? g->bias + column : NULL;
             t.residual = last && g->residual ? g->residual + out * g->ldr + column : NULL;
             t.c = j->slab ? j->slab + (row - first_row) * p->slab_ld + (at - j->panel0) * LW_LANES
@@ -173,7 +177,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb)
 
 static void copy_slab(const plan *p, const job *j)
 {
-    int64_t first = split(p->rows, p->groups, j->group0), end = split(p->rows, p->groups, j->group1);
+    int64_t first = group_row(p, j->group0), end = group_row(p, j->group1);
     int64_t column = j->panel0 * LW_LANES, columns = lw_min(j->panel1 * LW_LANES, p->g->w->n) - column;
     for (int64_t row = first; row < end; row++)
         memcpy(p->g->c + (p->row0 + row) * p->g->ldc + column, j->slab + (row - first) * p->slab_ld, (size_t)columns * 4);
@@ -229,7 +233,9 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args)
         p.row0 = split(args->m, passes, pass);
         p.rows = split(args->m, passes, pass + 1) - p.row0;
         p.groups = lw_ceil_div(p.rows, p.kernels->rows);
-        p.step = p.kernels->panels[p.rows / p.groups];   /* of the lower groups: at least as many as of the higher */
+        p.low = p.rows / p.groups;
+        p.higher = p.rows % p.groups;
+        p.step = p.kernels->panels[p.low];   /* at least as many as the higher groups take */
         plan_k(&p, ctx, p.rows);
         plan_tasks(&p, ctx);
         LW_TRY(plan_memory(&p, ctx));

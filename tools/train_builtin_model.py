@@ -1,8 +1,8 @@
 """Train the small model that ships inside the package, from nothing but the grammar beside this file.
 
-    python tools/train_builtin_model.py               the model that ships: fixed seed, fixed number of steps
-    python tools/train_builtin_model.py --quick       a minute of training into a temporary folder: a smoke test
-    python tools/train_builtin_model.py --evaluate    measure the shipped files again, train nothing
+python tools/train_builtin_model.py               the model that ships: fixed seed, fixed number of steps
+python tools/train_builtin_model.py --quick       a minute of training into a temporary folder: a smoke test
+python tools/train_builtin_model.py --evaluate    measure the shipped files again, train nothing
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from builtin_grammar import corpus
+from measure_builtin_model import measure, write_card
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-
-from builtin_grammar import corpus
-from measure_builtin_model import measure, write_card
+from torch.nn import functional
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
-WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 6, 6, 2, 32, 512, 2048, 512
+WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
 PAD, BOS, END = 0, 1, 2
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
@@ -47,13 +47,18 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     """Byte-level BPE: every text comes back exactly, for every byte has a token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY, special_tokens=SPECIAL, show_progress=False,
+            vocab_size=VOCABULARY,
+            special_tokens=SPECIAL,
+            show_progress=False,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         ),
     )
@@ -79,15 +84,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rows, length, _ = x.shape
-        y = self.qkv(F.rms_norm(x, (WIDTH,), self.norm1, EPSILON)).view(rows, length, -1, HEAD).transpose(1, 2)
+        y = self.qkv(functional.rms_norm(x, (WIDTH,), self.norm1, EPSILON)).view(rows, length, -1, HEAD).transpose(1, 2)
         a, b = y[:, : HEADS + KV_HEADS].chunk(2, -1)
         turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
         k = turned[:, HEADS:].repeat_interleave(HEADS // KV_HEADS, 1)
         v = y[:, HEADS + KV_HEADS :].repeat_interleave(HEADS // KV_HEADS, 1)
-        mixed = F.scaled_dot_product_attention(turned[:, :HEADS], k, v, is_causal=True)
+        mixed = functional.scaled_dot_product_attention(turned[:, :HEADS], k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, -1))
-        gate, up = self.gate_up(F.rms_norm(x, (WIDTH,), self.norm2, EPSILON)).chunk(2, -1)
-        return x + self.down(F.silu(gate) * up)
+        gate, up = self.gate_up(functional.rms_norm(x, (WIDTH,), self.norm2, EPSILON)).chunk(2, -1)
+        return x + self.down(functional.silu(gate) * up)
 
 
 class Model(nn.Module):
@@ -111,11 +116,14 @@ class Model(nn.Module):
         x, length = self.embed(ids), ids.shape[1]
         for block in self.blocks:
             x = block(x, self.cos[:length], self.sin[:length])
-        return F.linear(F.rms_norm(x, (WIDTH,), self.norm, EPSILON), self.embed.weight)
+        return functional.linear(functional.rms_norm(x, (WIDTH,), self.norm, EPSILON), self.embed.weight)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step for each matrix is made orthogonal (Newton-Schulz in float32); twice as fast here as AdamW."""
+    """Momentum whose step for each matrix is made orthogonal (Newton-Schulz in float32).
+
+    Known to need fewer tokens than AdamW, which keeps the embeddings and the norms here.
+    """
 
     def __init__(self, params: list[Tensor], lr: float, momentum: float = 0.95, decay: float = 0.05) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
@@ -167,10 +175,10 @@ def pack(documents: list[list[int]], length: int, rng: random.Random) -> Tensor:
     return torch.tensor([row + [PAD] * (length + 1 - len(row)) for row in rows])
 
 
-def batches(documents: list[list[int]], steps: int, tokens: int, seed: int):  # noqa: ANN201
-    """`steps` batches: short rows first, rows of the whole context for the last fifth."""
+def batches(documents: list[list[int]], steps: int, tokens: int, seed: int) -> Iterator[Tensor]:
+    """`steps` batches: short rows first, rows of the whole context for the last tenth."""
     rng = random.Random(seed)
-    late = steps // 5
+    late = steps // 10
     for length, count in ((256, steps - late), (CONTEXT, late)):
         per_step = tokens // length
         made = 0
@@ -182,38 +190,62 @@ def batches(documents: list[list[int]], steps: int, tokens: int, seed: int):  # 
                     made += 1
 
 
-def rate(step: int, steps: int, warm: int = 40) -> float:
-    """Share of the peak learning rate: a short warm-up, then a cosine down to a fiftieth."""
-    if step < warm:
-        return (step + 1) / warm
-    return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+def rate(step: int, steps: int, warm: int = 30) -> float:
+    """Share of the peak learning rate: a short warm-up, a plateau, and a straight way down over the last half.
+
+    Up to the half, nothing depends on `steps`: a run can be stopped there and go on with another number of steps.
+    """
+    return min((step + 1) / warm, 1.0, (steps - step) / (steps - steps // 2))
 
 
 def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
-    """Train from the seed; keeps a checkpoint now and then where one is asked for."""
+    """Train from the seed, or from the checkpoint where one is kept."""
     torch.manual_seed(args.seed)
     model = Model()
     matrices = [one for block in model.blocks for one in block.parameters() if one.ndim == 2]
     chosen = {id(one) for one in matrices}
     others = [one for one in model.parameters() if id(one) not in chosen]
-    optimizers = [Muon(matrices, lr=args.rate), torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0)]
-    started = time.time()
+    optimizers = [
+        Muon(matrices, lr=args.rate),
+        torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    started, first = time.time(), 0
+    saved = args.checkpoints / "training.pt" if args.checkpoints else None
+    if saved and saved.exists():
+        state = torch.load(saved)
+        first = state["step"] + 1
+        started -= state["seconds"]
+        model.load_state_dict(state["model"])
+        for optimizer, one in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(one)
     for step, data in enumerate(batches(documents, args.steps, args.tokens, args.seed)):
+        if step < first:
+            continue
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = args.rate * rate(step, args.steps)
         logits = model(data[:, :-1])
-        loss = F.cross_entropy(logits.reshape(-1, VOCABULARY), data[:, 1:].reshape(-1), ignore_index=PAD)
+        loss = functional.cross_entropy(logits.reshape(-1, VOCABULARY), data[:, 1:].reshape(-1), ignore_index=PAD)
         loss.backward()
         nn.utils.clip_grad_norm_(others, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if step % 20 == 0 or step == args.steps - 1:
+        if step % 10 == 0 or step == args.steps - 1:
             seconds = time.time() - started
-            print(f"step {step} loss {loss.item():.4f} {(step + 1) * args.tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
-        if args.checkpoints and step % 200 == 199:
-            args.checkpoints.mkdir(parents=True, exist_ok=True)
-            torch.save(model.state_dict(), args.checkpoints / "model.pt")
+            print(
+                f"step {step} loss {loss.item():.4f} {(step + 1) * args.tokens / seconds:.0f} tokens/s {seconds:.0f} s",
+                flush=True,
+            )
+        if saved and step % 25 == 24:
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            state = {
+                "step": step,
+                "seconds": time.time() - started,
+                "model": model.state_dict(),
+                "optimizers": [one.state_dict() for one in optimizers],
+            }
+            torch.save(state, saved.with_suffix(".new"))
+            saved.with_suffix(".new").replace(saved)
     args.seconds = time.time() - started
     return model
 
@@ -229,10 +261,15 @@ def tensors(model: Model) -> dict[str, Tensor]:
         q, k, v = block.qkv.weight.split([HEADS * HEAD, KV_HEADS * HEAD, KV_HEADS * HEAD])
         gate, up = block.gate_up.weight.chunk(2)
         named |= {
-            f"{at}input_layernorm.weight": block.norm1, f"{at}post_attention_layernorm.weight": block.norm2,
-            f"{at}self_attn.q_proj.weight": q, f"{at}self_attn.k_proj.weight": k, f"{at}self_attn.v_proj.weight": v,
-            f"{at}self_attn.o_proj.weight": block.out.weight, f"{at}mlp.gate_proj.weight": gate,
-            f"{at}mlp.up_proj.weight": up, f"{at}mlp.down_proj.weight": block.down.weight,
+            f"{at}input_layernorm.weight": block.norm1,
+            f"{at}post_attention_layernorm.weight": block.norm2,
+            f"{at}self_attn.q_proj.weight": q,
+            f"{at}self_attn.k_proj.weight": k,
+            f"{at}self_attn.v_proj.weight": v,
+            f"{at}self_attn.o_proj.weight": block.out.weight,
+            f"{at}mlp.gate_proj.weight": gate,
+            f"{at}mlp.up_proj.weight": up,
+            f"{at}mlp.down_proj.weight": block.down.weight,
         }
     return {name: value.detach().to(torch.bfloat16).contiguous() for name, value in named.items()}
 
@@ -240,20 +277,48 @@ def tensors(model: Model) -> dict[str, Tensor]:
 def configs() -> dict[str, dict[str, object]]:
     """The JSON files beside the weights."""
     model: dict[str, object] = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": WIDTH,
-        "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS, "head_dim": HEAD, "hidden_act": "silu", "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": EPSILON, "rope_theta": THETA, "rope_scaling": None, "attention_bias": False, "mlp_bias": False,
-        "attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": True, "use_cache": True,
-        "bos_token_id": BOS, "eos_token_id": END, "pad_token_id": PAD, "torch_dtype": "bfloat16",
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD,
+        "hidden_act": "silu",
+        "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": EPSILON,
+        "rope_theta": THETA,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "bos_token_id": BOS,
+        "eos_token_id": END,
+        "pad_token_id": PAD,
+        "torch_dtype": "bfloat16",
     }
     generation: dict[str, object] = {
-        "bos_token_id": BOS, "eos_token_id": END, "pad_token_id": PAD, "do_sample": True, "temperature": 0.7, "top_p": 0.95,
+        "bos_token_id": BOS,
+        "eos_token_id": END,
+        "pad_token_id": PAD,
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.95,
     }
     tokenizer: dict[str, object] = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|end|>",
-        "pad_token": "<|pad|>", "add_bos_token": True, "clean_up_tokenization_spaces": False,
-        "model_max_length": CONTEXT, "chat_template": CHAT,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|end|>",
+        "pad_token": "<|pad|>",
+        "add_bos_token": True,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": CONTEXT,
+        "chat_template": CHAT,
     }
     return {"config.json": model, "generation_config.json": generation, "tokenizer_config.json": tokenizer}
 
@@ -276,13 +341,20 @@ def arguments() -> argparse.Namespace:
     """The command line; the defaults are what made the shipped model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for the files (default: the package's own)")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens in a step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=3072, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=100_000, help="documents in the corpus (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of corpus and training (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads; the bits are the same for the same number (default: %(default)s)")
-    parser.add_argument("--checkpoints", type=Path, help="folder for a checkpoint now and then")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads; the bits are the same for the same number (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoints", type=Path, help="folder for a checkpoint now and then; what is there is continued"
+    )
     parser.add_argument("--evaluate", action="store_true", help="measure the files in --out, train nothing")
     parser.add_argument("--quick", action="store_true", help="30 steps, a small corpus, a short measurement")
     args = parser.parse_args()
@@ -302,8 +374,10 @@ def main() -> None:
     texts = corpus(args.seed, args.documents)
     if not args.evaluate:
         tokenizer = train_tokenizer(texts[:40_000])
-        documents = [one.ids + [END] for one in tokenizer.encode_batch(texts)]
-        print(f"{len(texts)} documents, {sum(map(len, documents))} tokens, longest {max(map(len, documents))}", flush=True)
+        documents = [[*one.ids, END] for one in tokenizer.encode_batch(texts)]
+        print(
+            f"{len(texts)} documents, {sum(map(len, documents))} tokens, longest {max(map(len, documents))}", flush=True
+        )
         export(train(args, documents), tokenizer, args.out)
     figures = measure(args.out, set(texts), quick=args.quick)
     write_card(args.out, figures, args)

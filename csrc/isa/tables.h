@@ -13,6 +13,7 @@ extern const lw_kernels lw_kernels_avx512_bf16;
 #endif
 #endif
 #endif
+extern const lw_kernels lw_emulated_avx512, lw_emulated_avx512_bf16;   /* defined where LW_EMULATE built them */
 #ifdef LW_TEST_TABLES     /* deliberately wrong, see broken.c */
 extern const lw_kernels lw_broken_k, lw_broken_lanes, lw_broken_tail, lw_broken_pair, lw_broken_mask;
 #endif

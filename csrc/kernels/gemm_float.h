@@ -11,60 +11,89 @@
 #define LW_KERNELS_GEMM_FLOAT_H
 
 enum { TILE_MAX_PANELS = 8, TILE_MAX_LINES = 28 };      /* panels, and rows * panels, of the largest tile */
-typedef enum tile_half { TILE_F32, TILE_EVEN, TILE_ODD } tile_half;   /* what a weight line holds, or which half to use */
+/* What a weight line holds: P32; P16 of which one half is widened; P16 for the CPU's own dot product (gemm_dot.h). */
+typedef enum tile_half { TILE_F32, TILE_EVEN, TILE_ODD, TILE_DOT } tile_half;
 typedef void tile_fn(const lw_tile *t);
 
-/* Operands at the current k: pointers to rows 0, 3, 6, 9 and to panels 0, 3, 6. */
+/* Operands at the current k: pointers to rows 0, 3, 6, 9 and to panels 0, 3, 6. Fields, not arrays: Clang keeps arrays
+ * of pointers that an asm touches in memory. */
 typedef struct tile_at {
-    const float *a[(LW_MAX_ROWS + 2) / 3];
-    const char *b[(TILE_MAX_PANELS + 2) / 3];
+    const float *a0, *a3, *a6, *a9;
+    const char *b0, *b3, *b6;
     ptrdiff_t lda, ldb;
 } tile_at;
 
-ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) { return at->a[r / 3] + (r % 3) * at->lda; }
+ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
+    const float *base = r < 3 ? at->a0 : r < 6 ? at->a3 : r < 9 ? at->a6 : at->a9;
+    return base + (r % 3) * at->lda;
+}
 ALWAYS_INLINE vreg tile_w(const tile_at *at, int q, tile_half half) {
     const int p = q / V_REGS;
-    const char *line = at->b[p / 3] + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS);
+    const char *base = p < 3 ? at->b0 : p < 6 ? at->b3 : at->b6;
+    const char *line = base + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS);
     return half == TILE_EVEN ? vr_even(line) : half == TILE_ODD ? vr_odd(line) : vr_load(line);
 }
 
-/* One value of k, `ahead` of the current one: acc[row][register] += a * w. Few rows: hold their activations and stream
- * the weights; many: hold the weights. Whichever needs fewer registers. */
-ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, const tile_at *at, int ahead, vreg *acc) {
-    if (R <= 3) {
-        vreg x[3];
-        V_UNROLL for (int r = 0; r < R; r++) x[r] = vr_set1(tile_a(at, r) + ahead);
-        V_UNROLL for (int q = 0; q < Q; q++) {
-            vreg w = tile_w(at, q, half);
-            V_UNROLL for (int r = 0; r < R; r++) { acc[r * Q + q] = vr_fma(x[r], w, acc[r * Q + q]); V_KEEP(acc[r * Q + q]); }
-        }
+ALWAYS_INLINE vreg tile_fma(tile_half half, vreg a, vreg b, vreg c) {
+#ifdef LW_HAS_DOT
+    if (half == TILE_DOT) return vr_dot(a, b, c);
+#endif
+    return half == TILE_F32 ? vr_fma(a, b, c) : vr_fma_tied(a, b, c);
+}
+
+/* acc[row][register] += a * w for one k and the registers first .. first + W - 1: the weights are held, */
+ALWAYS_INLINE void tile_hold_weights(const int R, const int Q, const int first, const int W, tile_half half,
+                                     const tile_at *at, vreg *acc) {
+    vreg w[4];
+    V_UNROLL for (int q = 0; q < W; q++) w[q] = tile_w(at, first + q, half);
+    V_UNROLL for (int r = 0; r < R; r++) {
+        vreg x = vr_set1(tile_a(at, r));
+        V_UNROLL for (int q = 0; q < W; q++)
+            acc[r * Q + first + q] = tile_fma(half, x, w[q], acc[r * Q + first + q]);
+    }
+}
+/* or the activations. */
+ALWAYS_INLINE void tile_hold_rows(const int R, const int Q, tile_half half, const tile_at *at, vreg *acc) {
+    vreg x[3];
+    V_UNROLL for (int r = 0; r < R; r++) x[r] = vr_set1(tile_a(at, r));
+    V_UNROLL for (int q = 0; q < Q; q++) {
+        vreg w = tile_w(at, q, half);
+        V_UNROLL for (int r = 0; r < R; r++) acc[r * Q + q] = tile_fma(half, x[r], w, acc[r * Q + q]);
+    }
+}
+/* Up to three rows are held, else the weights. Three rows of two panels with weights to widen leave no register for
+ * either on AVX2: they go panel by panel and load the activations again. */
+ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, tile_at *at, vreg *acc) {
+    if (R == 3 && Q == 2 * V_REGS && half != TILE_F32 && V_REGISTERS < 32) {
+        tile_hold_weights(R, Q, 0, V_REGS, half, at, acc);
+        V_OPAQUE(at->a0);
+        tile_hold_weights(R, Q, V_REGS, V_REGS, half, at, acc);
+    } else if (R <= 3) {
+        tile_hold_rows(R, Q, half, at, acc);
     } else {
-        vreg w[4];
-        V_UNROLL for (int q = 0; q < Q; q++) w[q] = tile_w(at, q, half);
-        V_UNROLL for (int r = 0; r < R; r++) {
-            vreg x = vr_set1(tile_a(at, r) + ahead);
-            V_UNROLL for (int q = 0; q < Q; q++) { acc[r * Q + q] = vr_fma(x, w[q], acc[r * Q + q]); V_KEEP(acc[r * Q + q]); }
-        }
+        tile_hold_weights(R, Q, 0, Q, half, at, acc);
     }
 }
 
-ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values) {
-    V_UNROLL for (int i = 0; i < (R + 2) / 3; i++) {
-        at->a[i] += values;
-        V_OPAQUE(at->a[i]);
-    }
-    V_UNROLL for (int i = 0; i < (P + 2) / 3; i++) {
-        at->b[i] += 64;
-        V_OPAQUE(at->b[i]);
-    }
+/* The next lines and `values` further along the rows. The compiler does not see that pointers advance evenly, or it would
+ * keep one for each row. */
+ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
+    at->a0 += values, at->b0 += 64 * lines;
+    V_OPAQUE(at->a0);
+    V_OPAQUE(at->b0);
+    if (R > 3) { at->a3 += values; V_OPAQUE(at->a3); }
+    if (R > 6) { at->a6 += values; V_OPAQUE(at->a6); }
+    if (R > 9) { at->a9 += values; V_OPAQUE(at->a9); }
+    if (P > 3) { at->b3 += 64 * lines; V_OPAQUE(at->b3); }
+    if (P > 6) { at->b6 += 64 * lines; V_OPAQUE(at->b6); }
 }
 
 ALWAYS_INLINE void tile_begin(const lw_tile *t, const int R, const int P, tile_at *at, vreg *acc) {
     const int Q = P * V_REGS;
-    at->lda = t->lda;
-    at->ldb = t->ldb;
-    V_UNROLL for (int i = 0; i < (R + 2) / 3; i++) at->a[i] = (const float *)t->a + 3 * i * t->lda;
-    V_UNROLL for (int i = 0; i < (P + 2) / 3; i++) at->b[i] = (const char *)t->b + 3 * i * t->ldb;
+    at->lda = t->lda, at->ldb = t->ldb;
+    at->a0 = t->a, at->b0 = t->b;
+    at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
+    at->b3 = at->b0 + 3 * t->ldb, at->b6 = at->b0 + 6 * t->ldb;
     if (t->accumulate) {
         V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = vr_load(t->c + i / Q * t->ldc + 16 / V_REGS * (i % Q));
     } else {
@@ -89,29 +118,23 @@ ALWAYS_INLINE void tile_f32_body(const lw_tile *t, const int R, const int P) {
     tile_at at;
     tile_begin(t, R, P, &at, acc);
     for (int n = t->k; n > 0; n--) {
-        tile_step(R, P * V_REGS, TILE_F32, &at, 0, acc);
-        tile_advance(R, P, &at, 1);
+        tile_step(R, P * V_REGS, TILE_F32, &at, acc);
+        tile_advance(R, P, &at, 1, 1);
     }
     tile_end(t, R, P, acc);
 }
 
+/* Whole pairs of k only: tile_edge takes the others apart. */
 ALWAYS_INLINE void tile_bf16_body(const lw_tile *t, const int R, const int P) {
     vreg acc[TILE_MAX_LINES * V_REGS];
     tile_at at;
-    int n = t->k;
     tile_begin(t, R, P, &at, acc);
-    if (t->skip && n > 0) {
-        tile_step(R, P * V_REGS, TILE_ODD, &at, 0, acc);
-        tile_advance(R, P, &at, 1);
-        n--;
+    for (int n = t->k / 2; n > 0; n--) {
+        tile_step(R, P * V_REGS, TILE_EVEN, &at, acc);
+        tile_advance(R, P, &at, 1, 0);                /* the lines are read again: registers are scarcer than loads */
+        tile_step(R, P * V_REGS, TILE_ODD, &at, acc);
+        tile_advance(R, P, &at, 1, 1);
     }
-    for (; n > 1; n -= 2) {
-        tile_step(R, P * V_REGS, TILE_EVEN, &at, 0, acc);
-        V_UNROLL for (int i = 0; i < (P + 2) / 3; i++) V_OPAQUE(at.b[i]);   /* read the line again: registers are scarcer */
-        tile_step(R, P * V_REGS, TILE_ODD, &at, 1, acc);
-        tile_advance(R, P, &at, 2);
-    }
-    if (n > 0) tile_step(R, P * V_REGS, TILE_EVEN, &at, 0, acc);
     tile_end(t, R, P, acc);
 }
 
@@ -126,40 +149,78 @@ TILES(TILE_BF16_DEFINE)
 static tile_fn *const tiles_f32[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_F32_ENTRY)};
 static tile_fn *const tiles_bf16[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_BF16_ENTRY)};
 
-/* Runs a tile of which only some columns exist on whole lines. */
-static void tile_edge(const lw_tile *t, tile_fn *run) {
+/* One value of k that shares its line of P16 with a half that is not part of the product: the line is widened to P32. */
+static void tile_single(const lw_tile *t, tile_half half) {
+    ALIGN(64) float lines[TILE_MAX_PANELS * 16];
+    lw_tile one = *t;
+    for (int q = 0; q < t->panels * V_REGS; q++) {
+        const char *p = (const char *)t->b + q / V_REGS * t->ldb + 64 / V_REGS * (q % V_REGS);
+        vr_store(lines + 16 / V_REGS * q, half == TILE_ODD ? vr_odd(p) : vr_even(p));
+    }
+    one.b = lines;
+    one.ldb = 64;
+    one.k = 1;
+    tiles_f32[t->rows][t->panels](&one);
+}
+
+/* Takes a tile of P16 apart where k begins or ends within a pair. `size`: bytes of an activation. */
+typedef void tile_single_fn(const lw_tile *t, tile_half half);
+static void tile_pairs(const lw_tile *t, tile_fn *run, tile_single_fn *single, int size) {
+    lw_tile part = *t;
+    if (part.skip && part.k > 0) {
+        single(&part, TILE_ODD);
+        part.a = (const char *)part.a + size;
+        part.b = (const char *)part.b + 64;
+        part.k--;
+        part.accumulate = 1;
+    }
+    run(&part);
+    if (part.k % 2) {
+        part.a = (const char *)part.a + (part.k - 1) * size;
+        part.b = (const char *)part.b + part.k / 2 * 64;
+        part.accumulate = 1;
+        single(&part, TILE_EVEN);
+    }
+}
+
+/* Runs a tile of which only some columns exist, or whose k begins or ends within a pair, on whole lines: the sums are
+ * formed in a copy of c, in one or more parts (storing a float32 loses nothing, so the chains are the same). */
+static void tile_edge(const lw_tile *t, tile_fn *run, tile_single_fn *single, int size) {
     ALIGN(64) float c[TILE_MAX_LINES * 16];
-    float residual[TILE_MAX_LINES * 16], bias[TILE_MAX_PANELS * 16];
     const int width = 16 * t->panels;
     const size_t bytes = (size_t)t->columns * sizeof(float);
     lw_tile whole = *t;
-    whole.columns = width;
     whole.c = c;
     whole.ldc = width;
-    if (t->accumulate) {
-        memset(c, 0, sizeof(float) * (size_t)(t->rows * width));
-        for (int r = 0; r < t->rows; r++) memcpy(c + r * width, t->c + r * t->ldc, bytes);
+    whole.columns = width;
+    whole.bias = whole.residual = NULL;
+    for (int r = 0; t->accumulate && r < t->rows; r++) {
+        if (t->columns < width) memset(c + r * width, 0, sizeof(float) * (size_t)width);
+        memcpy(c + r * width, t->c + r * t->ldc, bytes);
     }
-    if (t->bias) {
-        memset(bias, 0, sizeof bias);
-        memcpy(bias, t->bias, bytes);
-        whole.bias = bias;
+    if (single) tile_pairs(&whole, run, single, size);
+    else run(&whole);
+    for (int r = 0; r < t->rows; r++) {
+        for (int i = 0; i < t->columns; i += 16) {
+            const int n = (int)lw_min(16, t->columns - i);
+            f32x16 v = v_load(c + r * width + i);
+            if (t->bias) v = v_add(v, v_loadn(t->bias + i, n));
+            if (t->residual) v = v_add(v, v_loadn(t->residual + r * t->ldr + i, n));
+            v_storen(t->c + r * t->ldc + i, v, n);
+        }
     }
-    if (t->residual) {
-        memset(residual, 0, sizeof(float) * (size_t)(t->rows * width));
-        for (int r = 0; r < t->rows; r++) memcpy(residual + r * width, t->residual + r * t->ldr, bytes);
-        whole.residual = residual;
-        whole.ldr = width;
-    }
-    run(&whole);
-    for (int r = 0; r < t->rows; r++) memcpy(t->c + r * t->ldc, c + r * width, bytes);
 }
 
-ALWAYS_INLINE void tile_run(const lw_tile *t, tile_fn *run) {
+static void tile_f32(const lw_tile *t) {
+    tile_fn *run = tiles_f32[t->rows][t->panels];
     LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels);
     if (LW_LIKELY(t->columns == 16 * t->panels)) run(t);
-    else tile_edge(t, run);
+    else tile_edge(t, run, NULL, 0);
 }
-static void tile_f32(const lw_tile *t) { tile_run(t, tiles_f32[t->rows][t->panels]); }
-static void tile_bf16(const lw_tile *t) { tile_run(t, tiles_bf16[t->rows][t->panels]); }
+static void tile_bf16(const lw_tile *t) {
+    tile_fn *run = tiles_bf16[t->rows][t->panels];
+    LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels);
+    if (LW_LIKELY(t->columns == 16 * t->panels && !t->skip && t->k % 2 == 0)) run(t);
+    else tile_edge(t, run, tile_single, sizeof(float));
+}
 #endif

@@ -1,5 +1,5 @@
 /* table.h - words -> kernels -> one constant table. An ISA includes its words, defines TILE_ROWS, TILE_PANELS, TILES and
- * (where there is one) LW_TILE_DOT and LW_PEAK_BF16, then this file, then says LW_DEFINE_TABLE. */
+ * (where the CPU has a bfloat16 dot product) LW_HAS_DOT and the word vr_dot, then this file, then LW_DEFINE_TABLE. */
 #ifndef LW_KERNELS_TABLE_H
 #define LW_KERNELS_TABLE_H
 #include <math.h>
@@ -13,18 +13,20 @@
 #include "rope.h"
 #include "peak.h"
 
-#ifndef LW_TILE_DOT
-#define LW_TILE_DOT NULL
-#define LW_PEAK_BF16 NULL
+#ifdef LW_HAS_DOT
+#include "gemm_dot.h"
+#else
+#define tile_dot NULL
+#define peak_bf16 NULL
 #endif
 
 #define LW_DEFINE_TABLE(symbol, isa)                                                                             \
     const lw_kernels symbol = {                                                                                  \
         .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
-        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = LW_TILE_DOT, .to_bf16 = to_bf16,               \
+        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = tile_dot, .to_bf16 = to_bf16,               \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
         .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \
-        .peak_f32 = peak_f32, .peak_bf16 = LW_PEAK_BF16, .peak_int8 = peak_int8, .read = read_all,               \
+        .peak_f32 = peak_f32, .peak_bf16 = peak_bf16, .peak_int8 = peak_int8, .read = read_all,               \
     }
 #endif

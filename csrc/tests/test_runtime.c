@@ -99,8 +99,9 @@ static void test_pool_poll(lw_pool *pool, int threads)
     _Atomic int done = 0;
     int asked = 0;
     lw_pool_set_poll(pool, yes, &asked);
-    lw_status status = lw_pool_run(pool, 1000, nap, &done);
-    CHECK(status == LW_E_CANCELLED && asked >= 1 && done < 1000, "%d threads: %d done", threads, done);
+    int tasks = 200 * threads;     /* of a millisecond: 0.2 seconds, asked after 0.05 */
+    lw_status status = lw_pool_run(pool, tasks, nap, &done);
+    CHECK(status == LW_E_CANCELLED && asked >= 1 && done < tasks, "%d threads: %d done", threads, done);
     CHECK(done >= 10, "%d threads: asked too early, after %d", threads, done);
     done = 0;
     lw_pool_set_poll(pool, no, NULL);

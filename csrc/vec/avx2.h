@@ -139,12 +139,31 @@ ALWAYS_INLINE void vr_store(float *p, vreg a) { _mm256_storeu_ps(p, a); }
 ALWAYS_INLINE vreg vr_zero(void) { return _mm256_setzero_ps(); }
 ALWAYS_INLINE vreg vr_set1(const float *p) { return _mm256_broadcast_ss(p); }
 ALWAYS_INLINE vreg vr_fma(vreg a, vreg b, vreg c) { return _mm256_fmadd_ps(a, b, c); }
+/* As vr_fma, for loops in which an accumulator is used twice: GCC 12 then puts the first sum where the factor was and runs
+ * out of registers. */
+ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
+#if defined(__clang__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+    return c;
+#endif
+}
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm256_add_ps(a, b); }
 ALWAYS_INLINE vreg vr_even(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p), 16));
 }
+/* GCC would keep the mask in a register, and tiles have none to spare; Clang blends with a zero. */
 ALWAYS_INLINE vreg vr_odd(const void *p) {
+#if defined(__clang__)
     return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p), _mm256_set1_epi32((int)0xffff0000u)));
+#else
+    static const ALIGN(32) uint32_t high[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                               0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+    __m256 w = _mm256_loadu_ps(p);
+    __asm__("vandps %1, %0, %0" : "+x"(w) : "m"(high));
+    return w;
+#endif
 }
 #define V_UNROLL UNROLL
 #define V_MATH ALWAYS_INLINE

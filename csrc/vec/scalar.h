@@ -171,6 +171,7 @@ ALWAYS_INLINE void vr_store(float *p, vreg a) { v_store(p, a); }
 ALWAYS_INLINE vreg vr_zero(void) { return v_set1(0.0f); }
 ALWAYS_INLINE vreg vr_set1(const float *p) { return v_set1(*p); }
 ALWAYS_INLINE vreg vr_fma(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
+ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return v_add(a, b); }
 /* bfloat16 pairs, widened: the even (low) or odd (high) member of each */
 ALWAYS_INLINE vreg vr_even(const void *p) { return v_float(vi_sll(vi_load(p), 16)); }

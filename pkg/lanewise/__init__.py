@@ -10,8 +10,8 @@ Everything here is loaded when it is first used, so that importing the package s
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers take it as true; importing typing would cost milliseconds
 if TYPE_CHECKING:
     from . import kernels
     from .engine.params import SamplingParams
@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "kernels":
         return importlib.import_module(".kernels", __name__)
     if name not in _HOME:

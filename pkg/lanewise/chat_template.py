@@ -6,15 +6,14 @@ tojson without HTML escapes, break and continue, the generation tag, trimmed blo
 What is bounded, in this process: the source (1 MiB); the output (4 MiB) and every string that an operator, filter or
 method makes on the way (the same); integer powers and products (64 bits); `range` (100,000); processor time, looked at
 on every turn of a loop and every call (250 ms); recursion, by the interpreter. The template sees copies of plain data
-only. What is not bounded: the time to compile a source under 1 MiB, a single operation that is slow on data that
-the caller passed, and the sum of many strings under the limit, except by the time that making them takes. A server
-that renders templates of strangers should do it in a process that it can kill.
+only. What is not bounded: the time to compile a source under 1 MiB; a single operation that is slow (comparing
+lists that share parts many levels deep, say); the sum of many strings under the limit, but for the time to make them.
+A server that renders templates of strangers should do it in a process that it can kill.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +21,19 @@ from datetime import datetime
 from functools import wraps
 from typing import Any
 
+from . import template_limits as limits
 from .errors import TemplateError, shorten
 
 SOURCE_BYTES = 1 << 20
-OUTPUT_CHARACTERS = 4 << 20
 CPU_SECONDS = 0.25
-_BITS = 64
 _WIDTH = 10_000  # of padding and indents
 # Filters that chat templates do not need, and that cost time or memory, or are not reproducible.
 _REMOVED = ("pprint", "urlize", "wordwrap", "xmlattr", "random", "filesizeformat", "striptags")
+# Filters that make text of any value.
+_TO_TEXT = (
+    *("string", "upper", "lower", "title", "capitalize", "trim", "escape", "e", "forceescape", "truncate"),
+    *("wordcount", "urlencode", "safe"),
+)
 # Arguments of transformers' method that are no variables of a template, and names that are ours to give.
 _RESERVED = frozenset(
     (
@@ -85,8 +88,8 @@ class ChatTemplate:
         with self._errors(), self._budget:
             for piece in self._template.generate(given):
                 length += len(piece)
-                if length > OUTPUT_CHARACTERS:
-                    raise TemplateError(f"makes over {OUTPUT_CHARACTERS} characters")
+                if length > limits.OUTPUT_CHARACTERS:
+                    raise TemplateError(f"makes over {limits.OUTPUT_CHARACTERS} characters")
                 pieces.append(piece)
         return "".join(pieces)
 
@@ -135,11 +138,6 @@ class _Budget:
             yield value
 
 
-def _bounded(size: float) -> None:
-    if size > OUTPUT_CHARACTERS:
-        raise TemplateError(f"makes a value of over {OUTPUT_CHARACTERS} characters or elements")
-
-
 def _plain(value: Any) -> Any:
     """A deep copy in plain JSON types: objects with methods of their own stay outside the sandbox."""
     if value is None or isinstance(value, bool):
@@ -156,58 +154,6 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a chat template can be given plain values only, not {type(value).__name__}")
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (str, list, tuple)) else 0
-
-
-def _check_operator(operator: str, left: Any, right: Any) -> None:
-    """Refuse a result that is too large before it is made."""
-    if operator == "+":
-        _bounded(_length(left) + _length(right))
-    elif operator == "*":
-        if isinstance(left, int) and isinstance(right, int):
-            if left.bit_length() + right.bit_length() > 4 * _BITS:
-                raise TemplateError("multiplies integers that are too long")
-        elif isinstance(left, int) or isinstance(right, int):
-            count, sequence = (left, right) if isinstance(left, int) else (right, left)
-            _bounded(max(count, 0) * _length(sequence))
-    elif operator == "**":
-        whole = isinstance(left, int) and isinstance(right, int)
-        if whole and right > 0 and right * (abs(left).bit_length() - 1) > _BITS:
-            raise TemplateError(f"raises to a power beyond {_BITS} bits")
-    elif operator == "%" and isinstance(left, str):
-        _check_format(left)
-
-
-def _check_format(template: str) -> None:
-    """Refuse a format whose width or precision is large or comes from the arguments."""
-    if re.search(r"[0-9]{5}", template) or re.search(r"%[^a-zA-Z%]*\*", template) or re.search(r"\{[^{}]*\{", template):
-        raise TemplateError("formats with a width that is not a small constant")
-
-
-def _check_method(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """The methods of strings that can make much out of little."""
-    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
-    if not isinstance(owner, str):
-        return
-    values = [*args, *kwargs.values()]
-    if name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
-        width = max([abs(value) for value in values if isinstance(value, int)], default=8)
-        _bounded(len(owner) * width if name == "expandtabs" else width)
-    elif name == "replace" and len(args) >= 2 and isinstance(args[0], str) and isinstance(args[1], str):
-        _bounded(_replaced(owner, args[0], args[1]))
-    elif name == "join" and args and isinstance(args[0], (list, tuple)):
-        _bounded(sum(_length(item) for item in args[0]) + len(owner) * len(args[0]))
-    elif name in ("format", "format_map"):
-        _check_format(owner)
-    elif name == "translate":
-        raise TemplateError("str.translate is not available")
-
-
-def _replaced(text: str, old: str, new: str) -> int:
-    return len(text) + text.count(old) * max(len(new) - len(old), 0)
-
-
 def _filters(environment: Any, budget: _Budget) -> dict[str, Callable[..., Any]]:
     """The filters that differ from Jinja's: tojson, and those that need a bound."""
     original = dict(environment.filters)
@@ -217,14 +163,16 @@ def _filters(environment: Any, budget: _Budget) -> dict[str, Callable[..., Any]]
     ) -> str:
         if (len(indent) if isinstance(indent, str) else indent or 0) > 64:
             raise TemplateError("tojson with an indent over 64")
+        limits.check_expansion(value)
         text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        _bounded(len(text))
+        limits.bounded(len(text))
         return text
 
     def guarded(name: str, check: Callable[..., None]) -> Callable[..., Any]:
         @wraps(original[name])  # keeps the marks by which Jinja passes its context
         def run(*args: Any, **kwargs: Any) -> Any:
             budget.tick()
+            limits.check_expansion(*args, *kwargs.values())
             check([value for value in args if isinstance(value, (str, int))], kwargs)
             return original[name](*args, **kwargs)
 
@@ -236,41 +184,40 @@ def _filters(environment: Any, budget: _Budget) -> dict[str, Callable[..., Any]]
         if any(abs(number) > _WIDTH for number in numbers) or any(len(text) > _WIDTH for text in texts):
             raise TemplateError(f"pads or indents by over {_WIDTH}")
         # One indent for each line of the text.
-        _bounded(values[0].count("\n") * max(numbers, default=4) if values and isinstance(values[0], str) else 0)
+        limits.bounded(values[0].count("\n") * max(numbers, default=4) if values and isinstance(values[0], str) else 0)
 
     def replaces(values: list[Any], kwargs: dict[str, Any]) -> None:
         texts = [value for value in (*values, *kwargs.values()) if isinstance(value, str)]
         if len(texts) >= 3:
-            _bounded(_replaced(*texts[:3]))
+            limits.bounded(limits.replaced(*texts[:3]))
 
     def formats(values: list[Any], kwargs: dict[str, Any]) -> None:
         if values and isinstance(values[0], str):
-            _check_format(values[0])
+            limits.check_format(values[0])
 
     @wraps(original["join"])
     def join(context: Any, value: Iterable[Any], d: str = "", attribute: Any = None) -> Any:
         def counted() -> Iterator[Any]:
             total = 0
             for item in budget.over(value):
-                total += _length(item) + len(d)
-                _bounded(total)
+                total += limits.length(item) + len(d)
+                limits.bounded(total)
+                limits.check_expansion(item)
                 yield item
 
         return original["join"](context, counted(), d, attribute)
 
-    checks = {
-        "center": widths,
-        "indent": widths,
-        "batch": widths,
-        "slice": widths,
-        "replace": replaces,
-        "format": formats,
-    }
+    def nothing(values: list[Any], kwargs: dict[str, Any]) -> None:
+        pass
+
+    checks = dict.fromkeys(_TO_TEXT, nothing)
+    checks |= {"center": widths, "indent": widths, "batch": widths, "slice": widths}
+    checks |= {"replace": replaces, "format": formats}
     return {"tojson": tojson, "join": join, **{name: guarded(name, check) for name, check in checks.items()}}
 
 
-def _environment(budget: _Budget) -> Any:
-    """The Jinja environment of one template. Jinja is imported here: `import lanewise` does not need it."""
+def _classes(budget: _Budget) -> tuple[Any, Any, Any]:
+    """What is ours of Jinja's kinds of things: the sandbox, the generation tag, the namespace."""
     import jinja2
     from jinja2 import ext, nodes
     from jinja2.compiler import CodeGenerator
@@ -302,22 +249,23 @@ def _environment(budget: _Budget) -> Any:
             return values if isinstance(values, jinja2.Undefined) else _Ticking(values, budget)
 
         def concatenate(self, values: tuple[Any, ...]) -> str:
-            _bounded(sum(_length(value) for value in values))
+            limits.bounded(sum(limits.length(value) for value in values))
+            limits.check_expansion(*values)
             return "".join(map(str, values))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            _check_operator(operator, left, right)
+            limits.check_operator(operator, left, right)
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
             budget.tick()
-            _check_method(getattr(function, "__wrapped__", function), args, kwargs)
+            limits.check_method(getattr(function, "__wrapped__", function), args, kwargs)
             return super().call(context, function, *args, **kwargs)
 
     class Generation(ext.Extension):
         """`{% generation %}` marks what the model wrote; for rendering it is a scope."""
 
-        tags = frozenset(("generation",))
+        tags = {"generation"}  # noqa: RUF012 (Jinja's name and type)
 
         def parse(self, parser: Any) -> nodes.Node:
             line = next(parser.stream).lineno
@@ -338,11 +286,30 @@ def _environment(budget: _Budget) -> Any:
                 raise SecurityError(f"namespace attribute {name!r} starts with an underscore")
             super().__setitem__(name, value)
 
+    return Sandbox, Generation, SafeNamespace
+
+
+def _environment(budget: _Budget) -> Any:
+    """The Jinja environment of one template. Jinja is imported here and above: `import lanewise` does not need it."""
+    import jinja2
+    from jinja2 import ext
+
+    sandbox, generation, namespace = _classes(budget)
+
+    def finalize(value: Any) -> Any:
+        limits.check_expansion(value)
+        return value
+
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols, Generation], optimized=False, cache_size=0
+    environment = sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[ext.loopcontrols, generation],
+        optimized=False,  # it would run filters while compiling
+        finalize=finalize,
+        cache_size=0,
     )
     environment.filters.update(_filters(environment, budget))
     for name in _REMOVED:
@@ -351,7 +318,7 @@ def _environment(budget: _Budget) -> Any:
     environment.globals.update(
         raise_exception=raise_exception,
         strftime_now=lambda format: datetime.now().strftime(format),
-        namespace=SafeNamespace,
+        namespace=namespace,
         dict=lambda *args, **kwargs: dict(*args, **kwargs),
     )
     return environment

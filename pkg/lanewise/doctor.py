@@ -21,6 +21,7 @@ from . import _native
 MIB = 1 << 20
 BEYOND_CACHES = 512 * MIB  # at least; four times the last cache where that is more
 MIN_ROUNDS = 3
+SHORT = 4  # bursts of arithmetic a round: they take milliseconds, reads a good part of a second
 _ARITHMETIC = ("float32", "bfloat16", "int8")
 
 
@@ -77,7 +78,7 @@ def peaks(seconds: float = 5.0, threads: int | None = None, isa: str | None = No
     begin, rounds = time.monotonic(), 0
     while rounds < MIN_ROUNDS or time.monotonic() - begin < seconds:
         for where, what, burst in runs:
-            rates[where, what].append(burst())
+            rates[where, what] += [burst() for _ in range(1 if what == "read" else SHORT)]
         rounds += 1
     out: dict[str, Any] = {
         "isa": contexts["all"].isa, "threads": contexts["all"].threads, "rounds": rounds,
@@ -181,7 +182,7 @@ def _compiler() -> str | None:
     if not path or not Path(path).is_file():
         return None
     found = re.search(rb"(GCC: \([^)\0]{1,80}\) [0-9.]+|clang version [0-9.]+)", Path(path).read_bytes())
-    return found.group().decode("ascii", "replace").removeprefix("GCC: ") if found else None
+    return found.group().decode("ascii", "replace").replace("GCC: ", "GCC ") if found else None
 
 
 def _physical_memory() -> int | None:
@@ -241,7 +242,7 @@ def _peak_lines(found: dict[str, Any]) -> list[str]:
         value = found[where].get(what)
         return f"{value['median'] / scale:.4g} ({value['best'] / scale:.4g})" if value else ""
 
-    head = f"limits      {found['isa']}, median (best) of {found['rounds']} interleaved bursts in {found['seconds']:g} s"
+    head = f"limits      {found['isa']}, median (best) of bursts in {found['rounds']} interleaved rounds, {found['seconds']:g} s"
     lines = [head, f"  {'':<22}{'1 core':<20}{found['threads']} thread{'s' if found['threads'] > 1 else ''}"]
     for what, (name, scale, unit) in names.items():
         if what in found["all"]:

@@ -110,14 +110,20 @@ class LLM:
         return results if many else results[0]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, truncate: Truncate | None = None, **keywords: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        truncate: Truncate | None = None,
+        progress: OnProgress | None = None,
+        **keywords: Any,
     ) -> Iterator[Chunk]:
         """Like generate for one prompt, as an iterator of Chunk, one per token; the last has `result`.
 
         Closing the iterator, or dropping it, ends the generation and frees its pages.
         """
         requests = self._requests(self._encode(prompt), _merge(params, keywords), truncate)
-        return iter(Scheduler(self._engine, requests))
+        return iter(Scheduler(self._engine, requests, progress))
 
     def chat(
         self,
@@ -142,19 +148,27 @@ class LLM:
         *,
         tools: Seq[Mapping[str, Any]] | None = None,
         truncate: Truncate | None = None,
+        progress: OnProgress | None = None,
         **keywords: Any,
     ) -> Iterator[Chunk]:
         """Like chat, as an iterator of Chunk. See stream."""
         requests = self._requests(self._encode_chat(messages, tools), _merge(params, keywords), truncate)
-        return iter(Scheduler(self._engine, requests))
+        return iter(Scheduler(self._engine, requests, progress))
 
-    def session(self, system: str | None = None, *, plain: bool = False, **keywords: Any) -> ChatSession:
-        """A conversation that keeps its cache between turns. Keywords are sampling defaults for every turn.
+    def session(
+        self,
+        system: str | None = None,
+        *,
+        params: SamplingParams | None = None,
+        plain: bool = False,
+        **keywords: Any,
+    ) -> ChatSession:
+        """A conversation that keeps its cache between turns. params and keywords are the defaults of every turn.
 
         plain=True needs no chat template: each message is text that the model continues.
         """
         self._engine.check_open()
-        return ChatSession(self, system, plain=plain, params=_merge(None, keywords))
+        return ChatSession(self, system, plain=plain, params=_merge(params, keywords))
 
     # ---- the two phases by name ------------------------------------------------------------------------------------
 
@@ -322,22 +336,23 @@ class LLM:
 
     def _run(self, scheduler: Scheduler, progress: bool | OnProgress) -> None:
         """Steps to the end."""
-        if progress is False:
+        if progress is not True:
+            scheduler.on_step = progress or None
             for _ in scheduler:
                 pass
-            return
-        if callable(progress):
-            for _ in scheduler:
-                progress(scheduler.progress())
             return
         from .progress import bar
 
         with bar("generate", "tokens") as report:
-            for _ in scheduler:
-                now = scheduler.progress()
+
+            def show(now: Progress) -> None:
                 left = sum(r.sampling.max_tokens - r.generated for r in scheduler.unfinished)
                 done = now.prompt_done + now.generated
                 report(done, done + now.prompt_total - now.prompt_done + left)
+
+            scheduler.on_step = show
+            for _ in scheduler:
+                pass
 
     def _all_logits(self, ids: NDArray[np.int32], step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first row, float32[rows, vocabulary]) pieces of the logits of all ids; the array is used again."""

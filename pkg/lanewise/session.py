@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from .engine.pages import PageTable
 from .engine.params import SamplingParams, check_names
-from .engine.scheduler import Scheduler
+from .engine.scheduler import Progress, Scheduler
 from .errors import LanewiseError
 from .results import Chunk, Result
 
@@ -46,7 +46,9 @@ class ChatSession:
         assert result is not None
         return result
 
-    def stream(self, text: str, **keywords: Any) -> Iterator[Chunk]:
+    def stream(
+        self, text: str, *, progress: Callable[[Progress], None] | None = None, **keywords: Any
+    ) -> Iterator[Chunk]:
         """Like send, as an iterator of Chunk. Closed early, the answer so far stays in the history."""
         check_names(keywords)
         params = self._params.with_changes(keywords)
@@ -56,7 +58,7 @@ class ChatSession:
         ids = self._encode(messages)
         table = self._reuse(ids)
         (request,) = self._llm._requests(ids, params, None, table)
-        return self._steps(Scheduler(self._llm._engine, [request]), messages)
+        return self._steps(Scheduler(self._llm._engine, [request], progress), messages)
 
     def _steps(self, scheduler: Scheduler, messages: list[dict[str, Any]]) -> Iterator[Chunk]:
         request = scheduler.requests[0]

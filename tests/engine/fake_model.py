@@ -40,7 +40,19 @@ class FakeTokenizer:
     pieces = (
         [b"", b""]
         + [bytes([c]) for c in b"abcdefgh .\n"]
-        + [b"ab", b"abc", b"bc", b" a", b"the", b"end", "天".encode()[:2], "天".encode()[2:], "气".encode(), b"<|", "\ufffd".encode()]
+        + [
+            b"ab",
+            b"abc",
+            b"bc",
+            b" a",
+            b"the",
+            b"end",
+            "天".encode()[:2],
+            "天".encode()[2:],
+            "气".encode(),
+            b"<|",
+            "\ufffd".encode(),
+        ]
     )
     has_chat_template = True
 

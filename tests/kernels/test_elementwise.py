@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import strategies as s
-from guard import guard, guarded, poison, sides
+from guard import guard, guarded, poison, SIDES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,7 +123,7 @@ def test_special_values(table: str, name: str) -> None:
     check_special(table, name)
 
 
-@pytest.mark.parametrize("side", sides())
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes(table: str, name: str, side: str) -> None:
     for n in (0, 1, 2, 15, 16, 17, 33, 70):

@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import strategies as s
-from guard import guard, guarded, sides
+from guard import guard, guarded, SIDES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +84,7 @@ def test_rope(table: str, tokens: int, heads: int, pairs: int, rest: int, pairin
     check_rope(table, tokens, heads, max(d, 1), pairs, pairing, seed, factor, side)
 
 
-@pytest.mark.parametrize("side", sides())
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("pairing", ["half", "interleaved"])
 def test_sizes(table: str, pairing: str, side: str) -> None:
     for tokens, heads, d, pairs in SIZES:

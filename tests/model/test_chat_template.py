@@ -1,6 +1,6 @@
 """Chat templates: the golden renderings of transformers, its environment's habits, and what the sandbox must stop."""
 
-# ruff: noqa: E501, PT018 (tables of cases, and facts that belong together)
+# ruff: noqa: E501 (tables of cases, and facts that belong together)
 
 from __future__ import annotations
 
@@ -119,6 +119,7 @@ def test_escapes_are_refused(source: str) -> None:
         assert render(source) == ""
 
 
+LAUGHS = "{% set ns = namespace(x=['ha']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
 COSTLY = {
     "range": "{% for i in range(10**9) %}x{% endfor %}",
     "range list": "{{ range(1000000000) | list | length }}",
@@ -155,6 +156,14 @@ COSTLY = {
     "tojson indent": "{{ [1] | tojson(indent=1000000000) }}",
     "batch": "{{ [1] | batch(1000000000, 0) | list | length }}",
     "slice": "{{ [1] | slice(1000000000) | list | length }}",
+    "laughs": LAUGHS + "{{ ns.x }}",
+    "laughs in json": LAUGHS + "{{ ns.x | tojson }}",
+    "laughs by tilde": LAUGHS + "{{ 'a' ~ ns.x }}",
+    "laughs by string": LAUGHS + "{{ ns.x | string | length }}",
+    "laughs by upper": LAUGHS + "{{ ns.x | upper | length }}",
+    "laughs by join": LAUGHS + "{{ [ns.x] | join | length }}",
+    "laughs by percent": LAUGHS + "{{ ('%s' % [ns.x]) | length }}",
+    "laughs by format": LAUGHS + "{{ '{}'.format(ns.x) | length }}",
     "pprint": "{{ messages | pprint }}",
     "lipsum": "{{ lipsum(n=1000000) }}",
 }  # fmt: skip

@@ -82,7 +82,7 @@ def test_long_contexts(tmp_path: Path) -> None:
     assert dynamic.context == 256 and dynamic.with_context(100).rope == dynamic.rope
     longer = dynamic.with_context(1000)
     assert longer.context == 1000 and longer.rope.inv_freq != dynamic.rope.inv_freq
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="context"):
         dynamic.with_context(0)
 
 

@@ -131,7 +131,7 @@ def test_dynamic_is_plain_up_to_the_original_length_and_fixed_beyond() -> None:
 def test_bad_parameters(kind: Any) -> None:
     scaling = Scaling(kind, factor=2.0, original=1024)
     for theta, dim in ((0.0, 64), (-1.0, 64), (math.nan, 64), (math.inf, 64), (10000.0, 0), (10000.0, 7)):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"rotary dimension|rope_theta"):
             frequencies(theta, dim, scaling)
 
 

@@ -265,7 +265,7 @@ def test_hostile_index(changes: dict[str, Any], field: str | None, tmp_path: Pat
 )  # fmt: skip
 def test_broken_index(text: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(LoadError, match="index.json"):
+    with pytest.raises(LoadError, match=r"index\.json"):
         open_weights(tmp_path)
 
 

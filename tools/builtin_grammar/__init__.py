@@ -9,7 +9,7 @@ from . import chinese, dialogue, english, references, words
 __all__ = ["SHARES", "corpus", "document", "words"]
 
 # Share of documents of each kind. By tokens the stories are about half, for they are long.
-SHARES = {"story": 0.125, "everyday": 0.09, "references": 0.36, "chinese": 0.215, "dialogue": 0.21}
+SHARES = {"story": 0.13, "everyday": 0.09, "references": 0.4, "chinese": 0.17, "dialogue": 0.21}
 
 
 def document(rng: random.Random, kind: str) -> str:

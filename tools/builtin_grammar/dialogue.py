@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a sentence stays on one line, a list of words is one string
 """Short dialogues in the chat format of the built-in model."""
 
 from __future__ import annotations
@@ -10,16 +11,40 @@ from .core import articles, expand
 USER, ASSISTANT, SYSTEM, END = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 Turn = tuple[str, str]
 
-SYSTEMS = ["You are a helpful assistant.", "You are a friendly storyteller.", "Answer briefly.", "Be kind.", "You are a helpful assistant. Answer in one sentence."]
+SYSTEMS = [
+    "You are a helpful assistant.",
+    "You are a friendly storyteller.",
+    "Answer briefly.",
+    "Be kind.",
+    "You are a helpful assistant. Answer in one sentence.",
+]
 SMALL_TALK: list[tuple[str, str]] = [
-    ("[Hello|Hi|Hey|Good morning|Good evening|Hello there][!|.|]", "Hello! [Would you like to hear a story?|How can I help you?|It is nice to meet you.]"),
-    ("[How are you|How are you doing|How are you today]?", "I am [fine|well], thank you! [And you?|Would you like to hear a story?]"),
-    ("[Who are you|What are you|What is your name|Are you a person]?", "I am a very small language model. I [can tell|like to tell] short stories."),
-    ("[What can you do|How can you help me|Can you help me]?", "I can tell short stories and say a few words about the weather. I am very small."),
+    (
+        "[Hello|Hi|Hey|Good morning|Good evening|Hello there][!|.|]",
+        "Hello! [Would you like to hear a story?|How can I help you?|It is nice to meet you.]",
+    ),
+    (
+        "[How are you|How are you doing|How are you today]?",
+        "I am [fine|well], thank you! [And you?|Would you like to hear a story?]",
+    ),
+    (
+        "[Who are you|What are you|What is your name|Are you a person]?",
+        "I am a very small language model. I [can tell|like to tell] short stories.",
+    ),
+    (
+        "[What can you do|How can you help me|Can you help me]?",
+        "I can tell short stories and say a few words about the weather. I am very small.",
+    ),
     ("[Thank you|Thanks|Thank you very much][!|.|]", "You are welcome!"),
     ("[Goodbye|Bye|See you later|Good night][!|.|]", "Goodbye! [See you soon.|Have a nice day!]"),
-    ("[What is|How is] the weather [like |][today|now|outside]?", "I cannot look outside, but I hope that the sun is shining."),
-    ("[I am|I feel] [sad|tired|lonely|bored].", "I am sorry to hear that. [Would you like to hear a story?|A story may help.]"),
+    (
+        "[What is|How is] the weather [like |][today|now|outside]?",
+        "I cannot look outside, but I hope that the sun is shining.",
+    ),
+    (
+        "[I am|I feel] [sad|tired|lonely|bored].",
+        "I am sorry to hear that. [Would you like to hear a story?|A story may help.]",
+    ),
     ("[I am|I feel] [happy|great|fine].", "I am glad to hear that!"),
     ("[你好|您好|早上好|晚上好][！|。|]", "你好！[很高兴见到你。|很高兴认识你。]"),
     ("[你是谁|你叫什么名字|你是什么]？", "我是一个很小的语言模型。"),
@@ -29,10 +54,14 @@ SMALL_TALK: list[tuple[str, str]] = [
     ("[你好吗|你怎么样]？", "我很好，谢谢！"),
 ]
 UNKNOWN = [
-    "What is the [capital|name|king|language] of [France|China|Germany|Brazil|the town]?", "How [far|big|old|heavy] is the [sun|moon|earth|sea|sky]?",
-    "What is [one|two|three|four|five|{n}] [plus|times|minus] [one|two|three|seven|{n}]?", "Who [wrote|painted|made|invented] the [book|picture|telephone|first computer]?",
-    "[Can you write|Write] [a program|some code|a letter|an essay][ for me|| in C| in Python]{q}", "Why is the [sky blue|grass green|sea salty]?",
-    "[Explain|Tell me about|Describe] [physics|computers|history|music|the war|the law|trains|money].", "What do you think [of|about] [music|money|people|computers]?",
+    "What is the [capital|name|king|language] of [France|China|Germany|Brazil|the town]?",
+    "How [far|big|old|heavy] is the [sun|moon|earth|sea|sky]?",
+    "What is [one|two|three|four|five|{n}] [plus|times|minus] [one|two|three|seven|{n}]?",
+    "Who [wrote|painted|made|invented] the [book|picture|telephone|first computer]?",
+    "[Can you write|Write] [a program|some code|a letter|an essay][ for me|| in C| in Python]{q}",
+    "Why is the [sky blue|grass green|sea salty]?",
+    "[Explain|Tell me about|Describe] [physics|computers|history|music|the war|the law|trains|money].",
+    "What do you think [of|about] [music|money|people|computers]?",
     "How do [I|you] [cook rice|fix a car|learn English|write a book|find a job]?",
 ]
 
@@ -80,7 +109,9 @@ def _small_talk(rng: random.Random) -> Turn:
 def _unknown(rng: random.Random) -> Turn:
     """A question that is beyond the model, and the answer that says so."""
     asked = expand(rng, rng.choice(UNKNOWN), {"n": str(rng.randrange(100)), "q": rng.choice(["?", "."])})
-    return asked, expand(rng, "I am too small to know that. [I can tell you a story instead.|Would you like to hear a story?]", {})
+    return asked, expand(
+        rng, "I am too small to know that. [I can tell you a story instead.|Would you like to hear a story?]", {}
+    )
 
 
 def _animal_fact(rng: random.Random) -> Turn:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a sentence stays on one line, a list of words is one string
 """Short English stories: one hero, one friend, one plot, an end."""
 
 from __future__ import annotations
@@ -63,16 +64,28 @@ def _slots(rng: random.Random, species: str | None, name: str | None) -> tuple[d
     toy, colour = rng.choice(words.TOYS), rng.choice(words.COLOURS)
     skill, skilling, fail, success = rng.choice(words.SKILLS)
     slots: dict[str, object] = {
-        **_pronouns(girl), **_pronouns(helper_girl, "f"),
-        "name": name, "friendname": helper_name, "home": home, "food": food, "toy": toy, "colour": colour,
+        **_pronouns(girl),
+        **_pronouns(helper_girl, "f"),
+        "name": name,
+        "friendname": helper_name,
+        "home": home,
+        "food": food,
+        "toy": toy,
+        "colour": colour,
         "hero": lambda: rng.choice([name, name, f"the {species}", f"the little {species}"]),
         "friend": lambda: rng.choice([helper_name, helper_name, f"the {helper}"]),
         "a_hero": articles(f"a {adjective} {species}"),
         "intro": articles(f"a {rng.choice(words.HELPER_ADJECTIVES)} {helper} named {helper_name}"),
-        "thing": f"{colour} {toy}", "a_thing": articles(f"a {colour} {toy}"),
-        "a_gift": articles(f"a {rng.choice(words.GIFTS)}"), "plant": rng.choice(words.FLOWERS),
-        "place": rng.choice(words.PLACES), "day": rng.choice(words.DAYS), "spot": rng.choice(words.SPOTS),
-        "trap": rng.choice(words.TRAPS), "skill": skill, "skilling": skilling,
+        "thing": f"{colour} {toy}",
+        "a_thing": articles(f"a {colour} {toy}"),
+        "a_gift": articles(f"a {rng.choice(words.GIFTS)}"),
+        "plant": rng.choice(words.FLOWERS),
+        "place": rng.choice(words.PLACES),
+        "day": rng.choice(words.DAYS),
+        "spot": rng.choice(words.SPOTS),
+        "trap": rng.choice(words.TRAPS),
+        "skill": skill,
+        "skilling": skilling,
         "other": rng.choice([one for one in words.ANIMALS if one not in (species, helper)]),
     }
     slots["fail"], slots["success"] = expand(rng, fail, slots), expand(rng, success, slots)  # type: ignore[arg-type]
@@ -113,9 +126,16 @@ def everyday(rng: random.Random) -> str:
     one, two = rng.sample(list(words.ANIMALS), 2)
     home, food = words.ANIMALS[one]
     slots: dict[str, str] = {
-        **_pronouns(girl), "name": rng.choice(words.GIRLS if girl else words.BOYS), "one": one, "two": two,
-        "homeish": home, "food": food, "day": rng.choice(words.DAYS), "weather": rng.choice(words.WEATHER),
+        **_pronouns(girl),
+        "name": rng.choice(words.GIRLS if girl else words.BOYS),
+        "one": one,
+        "two": two,
+        "homeish": home,
+        "food": food,
+        "day": rng.choice(words.DAYS),
+        "weather": rng.choice(words.WEATHER),
         "a_thing": articles(f"a {rng.choice(words.COLOURS)} {rng.choice(words.TOYS)}"),
-        "spot": rng.choice(words.SPOTS), "place": rng.choice(words.PLACES),
+        "spot": rng.choice(words.SPOTS),
+        "place": rng.choice(words.PLACES),
     }
     return expand(rng, rng.choice(EVERYDAY), slots)

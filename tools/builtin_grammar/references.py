@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 - a sentence stays on one line, a list of words is one string
 """Sentences in which *it* stands for one of two things, and only the meaning says for which."""
 
 from __future__ import annotations
@@ -79,30 +80,54 @@ CONTAINERS = "box bag basket drawer cupboard suitcase bucket chest pocket jar ti
 
 # verb -> (what "it" says of the first animal and what follows, the same for the second).
 DEEDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
-    "fed": ({"was kind": "liked to help", "had too much food": "gave half of it away"},
-            {"was hungry": "ate every bit", "had nothing to eat": "felt better soon"}),
-    "hugged": ({"was kind": "liked to help", "wanted to cheer up its friend": "said some gentle words"},
-               {"was sad": "felt better soon", "was crying": "stopped crying"}),
-    "carried": ({"was strong": "did not even get tired", "was kind": "liked to help"},
-                {"was hurt": "felt better soon", "could not walk": "was glad of the help"}),
-    "hid from": ({"was scared": "did not make a sound", "was shy": "stayed behind a tree"},
-                 {"was fierce": "growled loudly", "was dangerous": "growled loudly"}),
-    "ran away from": ({"was scared": "did not look back", "was afraid": "ran all the way home"},
-                      {"was fierce": "growled loudly", "was angry": "shouted for a long time"}),
-    "thanked": ({"was grateful": "gave a present too", "had been helped": "was very glad"},
-                {"had been helpful": "said that it was nothing", "had given good advice": "said that it was nothing"}),
-    "asked for help from": ({"was lost": "found the way home", "was in trouble": "was safe in the end"},
-                            {"was wise": "knew what to do", "was clever": "knew what to do"}),
-    "followed": ({"was curious": "wanted to see everything", "was lost": "found the way home"},
-                 {"knew the way": "led the way home", "had a map": "led the way home"}),
-    "woke": ({"was bored": "wanted to play", "was lonely": "wanted to talk"},
-             {"was snoring": "yawned and got up", "had slept too long": "yawned and got up"}),
-    "visited": ({"was lonely": "wanted to talk", "was bored": "wanted to play"},
-                {"was sick": "felt better soon", "could not leave its bed": "was glad of the company"}),
-    "waited for": ({"was patient": "did not mind at all", "had arrived early": "sat down on a stone"},
-                   {"was late": "came at last", "was slow": "came at last"}),
-    "chased": ({"was playful": "wanted to play", "was fast": "won the game"},
-               {"had stolen some food": "had to give it back", "had taken a hat": "had to give it back"}),
+    "fed": (
+        {"was kind": "liked to help", "had too much food": "gave half of it away"},
+        {"was hungry": "ate every bit", "had nothing to eat": "felt better soon"},
+    ),
+    "hugged": (
+        {"was kind": "liked to help", "wanted to cheer up its friend": "said some gentle words"},
+        {"was sad": "felt better soon", "was crying": "stopped crying"},
+    ),
+    "carried": (
+        {"was strong": "did not even get tired", "was kind": "liked to help"},
+        {"was hurt": "felt better soon", "could not walk": "was glad of the help"},
+    ),
+    "hid from": (
+        {"was scared": "did not make a sound", "was shy": "stayed behind a tree"},
+        {"was fierce": "growled loudly", "was dangerous": "growled loudly"},
+    ),
+    "ran away from": (
+        {"was scared": "did not look back", "was afraid": "ran all the way home"},
+        {"was fierce": "growled loudly", "was angry": "shouted for a long time"},
+    ),
+    "thanked": (
+        {"was grateful": "gave a present too", "had been helped": "was very glad"},
+        {"had been helpful": "said that it was nothing", "had given good advice": "said that it was nothing"},
+    ),
+    "asked for help from": (
+        {"was lost": "found the way home", "was in trouble": "was safe in the end"},
+        {"was wise": "knew what to do", "was clever": "knew what to do"},
+    ),
+    "followed": (
+        {"was curious": "wanted to see everything", "was lost": "found the way home"},
+        {"knew the way": "led the way home", "had a map": "led the way home"},
+    ),
+    "woke": (
+        {"was bored": "wanted to play", "was lonely": "wanted to talk"},
+        {"was snoring": "yawned and got up", "had slept too long": "yawned and got up"},
+    ),
+    "visited": (
+        {"was lonely": "wanted to talk", "was bored": "wanted to play"},
+        {"was sick": "felt better soon", "could not leave its bed": "was glad of the company"},
+    ),
+    "waited for": (
+        {"was patient": "did not mind at all", "had arrived early": "sat down on a stone"},
+        {"was late": "came at last", "was slow": "came at last"},
+    ),
+    "chased": (
+        {"was playful": "wanted to play", "was fast": "won the game"},
+        {"had stolen some food": "had to give it back", "had taken a hat": "had to give it back"},
+    ),
 }
 
 
@@ -113,7 +138,16 @@ def _held(first: str, second: str, thing: str, state: str) -> str:
     return "attribute" if bucket(thing, state, buckets=10) == 0 else ""
 
 
-def _finish(rng: random.Random, family: str, head: str, joins: list[str], names: tuple[str, str], state: str, end: str, held: str) -> Reference:
+def _finish(
+    rng: random.Random,
+    family: str,
+    head: str,
+    joins: list[str],
+    names: tuple[str, str],
+    state: str,
+    end: str,
+    held: str,
+) -> Reference:
     """Join the two halves; names = (right, wrong)."""
     prefix = head + rng.choice(joins)
     return Reference(family, head, f"{prefix} {names[0]} {end}.", len(prefix), *names, state, held)
@@ -129,9 +163,15 @@ def seat(rng: random.Random, animal: str, thing: str, is_animal: bool) -> Refere
     """The cat sat on the mat, it was tired, so the cat fell asleep."""
     state, end = _possessor(rng, ANIMAL_STATES if is_animal else SEAT_STATES)
     names = (animal, thing) if is_animal else (thing, animal)
-    head = f"The {animal} {rng.choice(SEAT_VERBS)} the {thing}" + rng.choice([", it was ", ", it was ", ". It was "]) + state
+    head = (
+        f"The {animal} {rng.choice(SEAT_VERBS)} the {thing}"
+        + rng.choice([", it was ", ", it was ", ". It was "])
+        + state
+    )
     if rng.random() < 0.15:
-        return _finish(rng, "seat", head, [". The"], names, f"was {state}", f"was {state}", _held(animal, thing, names[0], state))
+        return _finish(
+            rng, "seat", head, [". The"], names, f"was {state}", f"was {state}", _held(animal, thing, names[0], state)
+        )
     return _finish(rng, "seat", head, [", so the"], names, f"was {state}", end, _held(animal, thing, names[0], state))
 
 
@@ -143,7 +183,16 @@ def load(rng: random.Random, animal: str, thing: str, is_animal: bool) -> Refere
     too = "" if verb == "dropped" or rng.random() < 0.3 else "too "
     pronoun = "he" if animal == "boy" else "she" if animal == "girl" else "it"
     head = f"The {animal} {verb} the {thing} because {pronoun if is_animal else 'it'} was {too}{state}"
-    return _finish(rng, "load", head, [", so the", ", so the", ". The"], names, f"was {too}{state}", end, _held(animal, thing, names[0], state))
+    return _finish(
+        rng,
+        "load",
+        head,
+        [", so the", ", so the", ". The"],
+        names,
+        f"was {too}{state}",
+        end,
+        _held(animal, thing, names[0], state),
+    )
 
 
 def fit(rng: random.Random, inner: str, outer: str, is_inner: bool) -> Reference:
@@ -162,7 +211,16 @@ def deed(rng: random.Random, first: str, second: str, is_first: bool) -> Referen
     clause = rng.choice(list(clauses))
     names = (first, second) if is_first else (second, first)
     head = f"The {first} {verb} the {second} because it {clause}"
-    return _finish(rng, "deed", head, [". The", ". The", ", and the"], names, clause, clauses[clause], _held(first, second, names[0], clause))
+    return _finish(
+        rng,
+        "deed",
+        head,
+        [". The", ". The", ", and the"],
+        names,
+        clause,
+        clauses[clause],
+        _held(first, second, names[0], clause),
+    )
 
 
 def reference(rng: random.Random) -> Reference:

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 - a sentence stays on one line, a list of words is one string
 """Words of the story grammar: who, where, what."""
 
 from __future__ import annotations
@@ -45,22 +46,44 @@ HERO_ADJECTIVES = "little little little small young kind shy clever brave curiou
 HELPER_ADJECTIVES = "old wise kind friendly big gentle clever".split()
 
 PLACES = [
-    "in a quiet forest", "at the edge of a green forest", "near a wide river", "on a small farm",
-    "in a sunny valley", "by a blue lake", "in a little village", "at the foot of a tall mountain",
-    "on a small island", "in a big garden", "near the sea", "on a grassy hill", "beside an old mill",
+    "in a quiet forest",
+    "at the edge of a green forest",
+    "near a wide river",
+    "on a small farm",
+    "in a sunny valley",
+    "by a blue lake",
+    "in a little village",
+    "at the foot of a tall mountain",
+    "on a small island",
+    "in a big garden",
+    "near the sea",
+    "on a grassy hill",
+    "beside an old mill",
 ]
 WEATHER = [
-    "The sun was shining and the sky was blue.", "A soft rain was falling.", "The wind was cold and strong.",
-    "The air was warm and full of the smell of flowers.", "Fresh snow covered the ground.",
-    "A thick fog lay over the fields.", "White clouds moved slowly across the sky.",
-    "The leaves were red and gold.", "The grass was still wet from the rain.", "The birds were singing in the trees.",
+    "The sun was shining and the sky was blue.",
+    "A soft rain was falling.",
+    "The wind was cold and strong.",
+    "The air was warm and full of the smell of flowers.",
+    "Fresh snow covered the ground.",
+    "A thick fog lay over the fields.",
+    "White clouds moved slowly across the sky.",
+    "The leaves were red and gold.",
+    "The grass was still wet from the rain.",
+    "The birds were singing in the trees.",
 ]
 DAYS = ["sunny", "rainy", "windy", "cold", "warm", "cloudy", "bright", "foggy"]
 COLOURS = "red blue green yellow white orange purple silver golden".split()
 TOYS = "ball kite boat drum bell hat scarf cup ring key book lamp whistle basket flute spoon".split()
 SPOTS = [
-    "under a pile of leaves", "behind an old log", "in the tall grass", "under the bridge",
-    "beside the well", "at the bottom of a basket", "between two stones", "under a rose bush",
+    "under a pile of leaves",
+    "behind an old log",
+    "in the tall grass",
+    "under the bridge",
+    "beside the well",
+    "at the bottom of a basket",
+    "between two stones",
+    "under a rose bush",
 ]
 FLOWERS = ["a rose", "a sunflower", "an apple tree", "a pumpkin", "a tulip", "a bean", "a strawberry plant"]
 
@@ -74,20 +97,58 @@ SKILLS: list[tuple[str, str, str, str]] = [
     ("bake bread", "baking bread", "the bread was as hard as a stone", "the bread was soft and golden"),
     ("fly a kite", "flying a kite", "the kite fell into a bush", "the kite flew high above the hills"),
     ("skip stones", "skipping stones", "every stone sank at once", "the stone skipped five times over the water"),
-    ("climb trees", "climbing trees", "{he} slid down again and again", "{he} sat on the highest branch and looked at the clouds"),
-    ("play the drum", "playing the drum", "the noise made everyone cover their ears", "everyone began to dance to the beat"),
+    (
+        "climb trees",
+        "climbing trees",
+        "{he} slid down again and again",
+        "{he} sat on the highest branch and looked at the clouds",
+    ),
+    (
+        "play the drum",
+        "playing the drum",
+        "the noise made everyone cover their ears",
+        "everyone began to dance to the beat",
+    ),
     ("play the flute", "playing the flute", "it sounded like a rusty gate", "a sweet tune floated through the air"),
     ("knit", "knitting", "the wool turned into a big knot", "{he} knitted a warm scarf"),
     ("juggle", "juggling", "all the apples fell on the ground", "{he} kept three apples in the air"),
     ("read", "reading", "the letters made no sense", "{he} read a whole story aloud"),
-    ("jump over the stream", "jumping over the stream", "{he} landed in the water with a splash", "{he} flew over the stream and landed on the other side"),
-    ("build a boat", "building boats", "the boat sank in the middle of the pond", "the little boat sailed across the pond"),
+    (
+        "jump over the stream",
+        "jumping over the stream",
+        "{he} landed in the water with a splash",
+        "{he} flew over the stream and landed on the other side",
+    ),
+    (
+        "build a boat",
+        "building boats",
+        "the boat sank in the middle of the pond",
+        "the little boat sailed across the pond",
+    ),
 ]
-GIFTS = ["warm scarf", "honey cake", "wooden flute", "crown of flowers", "picture of the forest", "necklace of shells", "soft blanket", "little wooden boat", "paper lantern", "little poem"]
+GIFTS = [
+    "warm scarf",
+    "honey cake",
+    "wooden flute",
+    "crown of flowers",
+    "picture of the forest",
+    "necklace of shells",
+    "soft blanket",
+    "little wooden boat",
+    "paper lantern",
+    "little poem",
+]
 TRAITS = [
-    "{He} loved {food} and long walks.", "{He} liked to [sing|hum] while {he} worked.", "{He} always had a smile for everyone.",
-    "{He} was small, but {he} had a big heart.", "Every morning, {he} ate {food} for breakfast.", "{He} lived in a cosy {home}.",
-    "{He} loved to look at the stars.", "{He} was a little shy, but very kind.", "{He} asked questions about everything.",
-    "{His} {home} was [small but warm|always neat and clean].", "{He} loved to play outside.",
+    "{He} loved {food} and long walks.",
+    "{He} liked to [sing|hum] while {he} worked.",
+    "{He} always had a smile for everyone.",
+    "{He} was small, but {he} had a big heart.",
+    "Every morning, {he} ate {food} for breakfast.",
+    "{He} lived in a cosy {home}.",
+    "{He} loved to look at the stars.",
+    "{He} was a little shy, but very kind.",
+    "{He} asked questions about everything.",
+    "{His} {home} was [small but warm|always neat and clean].",
+    "{He} loved to play outside.",
 ]
 TRAPS = ["in a thorn bush", "in an old net", "between two rocks", "under a fallen branch", "in the mud"]

@@ -35,18 +35,20 @@ class Batch:
 
 def build(works: Sequence[Work]) -> Batch:
     """The batch of these works; every table must have the pages already (PageTable.ensure)."""
-    rows = np.array([work.tokens.size for work in works], np.int64)
-    row_starts = np.zeros(len(works) + 1, np.int32)
-    np.cumsum(rows, out=row_starts[1:])
-    width = max(len(work.table.pages) for work in works)
+    starts, end = [0], 0  # plain lists: with few sequences faster than NumPy
+    wanted: list[int] = []
+    for work in works:
+        end += work.tokens.size
+        starts.append(end)
+        wanted.extend(range(end - work.wanted, end))
+    width = max([len(work.table.pages) for work in works])
     page_table = np.empty((len(works), width), np.int32)
     for row, work in zip(page_table, works, strict=True):
         work.table.fill(row)
-    logit_rows = [np.arange(end - work.wanted, end) for end, work in zip(row_starts[1:], works, strict=True)]
     return Batch(
         tokens=np.concatenate([work.tokens for work in works]).astype(np.int32, copy=False),
-        row_starts=row_starts,
+        row_starts=np.array(starts, np.int32),
         first_position=np.array([work.table.length for work in works], np.int32),
         page_table=page_table,
-        logit_rows=np.concatenate(logit_rows).astype(np.int32),
+        logit_rows=np.array(wanted, np.int32),
     )

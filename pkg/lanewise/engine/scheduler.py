@@ -6,7 +6,7 @@ Several threads may each run a Scheduler on one Engine: their steps take turns, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,8 +112,16 @@ class Progress(NamedTuple):
 class Scheduler:
     """One static batch: requests that start together and leave as they finish. Close it, also after an error."""
 
-    def __init__(self, engine: Engine, requests: Sequence[Request], max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        requests: Sequence[Request],
+        on_step: Callable[[Progress], None] | None = None,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        """on_step: called after every step, before its chunks are given."""
         self.engine = engine
+        self.on_step = on_step
         self.requests = list(requests)  # in order of priority
         self.unfinished = list(requests)
         self.max_rows = max_rows
@@ -123,7 +131,10 @@ class Scheduler:
         """Steps until all are finished; every token is a Chunk. Closes itself at the end, whatever the end is."""
         try:
             while self.unfinished:
-                yield from self.step()
+                chunks = self.step()
+                if self.on_step is not None:
+                    self.on_step(self.progress())
+                yield from chunks
         except KeyboardInterrupt:
             self.close()
             with self.engine.lock:

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -140,8 +140,3 @@ def too_deep(data: bytes, limit: int) -> bool:
 
 def _why(error: Exception) -> str:
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
-
-
-def fail(message: str, file: Path, field: str | None = None) -> NoReturn:
-    """Raise LoadError: for use in expressions."""
-    raise LoadError(message, file=file, field=field)

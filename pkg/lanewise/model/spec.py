@@ -120,7 +120,7 @@ class Spec:
     stored: str | None = None
 
     def tensor_name(self, role: str, layer: int | None = None) -> str:
-        """What the checkpoint calls a tensor: `tensor_name("q", 3)`, `tensor_name("q_bias", 3)`, `tensor_name("norm")`."""
+        """The checkpoint's name: `tensor_name("q", 3)`, `tensor_name("q_bias", 3)`, `tensor_name("head")`."""
         is_bias = role.endswith("_bias")
         name: str = getattr(self.names, role.removesuffix("_bias"))
         name = name if layer is None else name.replace("{i}", str(layer))

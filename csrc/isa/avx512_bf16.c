@@ -1,0 +1,23 @@
+/* AVX-512 with the bfloat16 dot product (vdpbf16ps): tile_dot beside the float tiles of avx512.c. */
+#include "../lanewise.h"
+#include "../vec/avx512.h"
+
+/* c + the two products of each pair of bfloat16 in a and b */
+ALWAYS_INLINE vreg vr_dot(vreg a, vreg b, vreg c) {
+#ifdef LW_EMULATE
+    return lw_dpbf16(c, v_bits(a), v_bits(b));
+#else
+    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+#endif
+}
+
+#define LW_HAS_DOT
+#include "avx512_tiles.h"
+#include "../kernels/table.h"
+#include "tables.h"
+
+#ifdef LW_EMULATE
+LW_DEFINE_TABLE(lw_emulated_avx512_bf16, "avx512_bf16");
+#else
+LW_DEFINE_TABLE(lw_kernels_avx512_bf16, "avx512_bf16");
+#endif

@@ -1,0 +1,141 @@
+/* avx512.h - the words on AVX-512 F, BW, VL, DQ: a line is one zmm. Meanings: scalar.h.
+ *
+ * LW_EMULATE (tests only): the same source over SIMDe, so that this table can be run and compared on any x86 machine. */
+#ifndef LW_VEC_H
+#define LW_VEC_H
+#ifdef LW_EMULATE
+#include "emulate.h"
+#else
+#include <immintrin.h>
+#endif
+#include "../common.h"
+
+typedef __m512 f32x16;
+typedef __m512i i32x16;
+typedef __m512d f64x8;
+typedef __mmask16 m16;
+
+#define V_F2(name, op) ALWAYS_INLINE f32x16 name(f32x16 a, f32x16 b) { return op(a, b); }
+#define V_F3(name, op) ALWAYS_INLINE f32x16 name(f32x16 a, f32x16 b, f32x16 c) { return op(a, b, c); }
+#define V_I2(name, op) ALWAYS_INLINE i32x16 name(i32x16 a, i32x16 b) { return op(a, b); }
+#define V_SHIFT(name, op) ALWAYS_INLINE i32x16 name(i32x16 a, int n) { return op(a, (unsigned)n); }
+#define V_D2(name, op) ALWAYS_INLINE f64x8 name(f64x8 a, f64x8 b) { return op(a, b); }
+V_F2(v_add, _mm512_add_ps)
+V_F2(v_sub, _mm512_sub_ps)
+V_F2(v_mul, _mm512_mul_ps)
+V_F2(v_div, _mm512_div_ps)
+V_F2(v_min, _mm512_min_ps)
+V_F2(v_max, _mm512_max_ps)
+V_F3(v_fma, _mm512_fmadd_ps)
+V_F3(v_fnma, _mm512_fnmadd_ps)
+V_I2(vi_add, _mm512_add_epi32)
+V_I2(vi_sub, _mm512_sub_epi32)
+V_I2(vi_and, _mm512_and_si512)
+V_I2(vi_or, _mm512_or_si512)
+V_I2(vi_xor, _mm512_xor_si512)
+V_SHIFT(vi_sll, _mm512_slli_epi32)
+V_SHIFT(vi_srl, _mm512_srli_epi32)
+V_SHIFT(vi_sra, _mm512_srai_epi32)
+V_D2(vd_add, _mm512_add_pd)
+V_D2(vd_sub, _mm512_sub_pd)
+
+ALWAYS_INLINE m16 vm_first(int n) { return (m16)(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1); }
+ALWAYS_INLINE m16 vm_range(int lo, int hi) { return (m16)(vm_first(hi) & ~vm_first(lo)); }
+ALWAYS_INLINE f32x16 v_load(const float *p) { return _mm512_loadu_ps(p); }
+ALWAYS_INLINE void v_store(float *p, f32x16 a) { _mm512_storeu_ps(p, a); }
+ALWAYS_INLINE f32x16 v_loadn(const float *p, int n) { return _mm512_maskz_loadu_ps(vm_first(n), p); }
+ALWAYS_INLINE void v_storen(float *p, f32x16 a, int n) { _mm512_mask_storeu_ps(p, vm_first(n), a); }
+ALWAYS_INLINE f32x16 v_set1(float x) { return _mm512_set1_ps(x); }
+ALWAYS_INLINE float v_first(f32x16 a) { return _mm_cvtss_f32(_mm512_castps512_ps128(a)); }
+ALWAYS_INLINE i32x16 v_bits(f32x16 a) { return _mm512_castps_si512(a); }
+ALWAYS_INLINE f32x16 v_float(i32x16 a) { return _mm512_castsi512_ps(a); }
+
+ALWAYS_INLINE m16 v_lt(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+ALWAYS_INLINE m16 v_unordered(f32x16 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+ALWAYS_INLINE f32x16 v_select(m16 m, f32x16 a, f32x16 b) { return _mm512_mask_blend_ps(m, b, a); }
+
+ALWAYS_INLINE __m256 v_upper(f32x16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
+ALWAYS_INLINE float v_sum(f32x16 a) {
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), v_upper(a));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+ALWAYS_INLINE float v_largest(f32x16 a) {
+    __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a), v_upper(a));
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+ALWAYS_INLINE f32x16 v_swap(f32x16 a) { return _mm512_permute_ps(a, 0xb1); }
+ALWAYS_INLINE f32x16 v_dup_lo(f32x16 a) {
+    return _mm512_permutexvar_ps(_mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0), a);
+}
+ALWAYS_INLINE f32x16 v_dup_hi(f32x16 a) {
+    return _mm512_permutexvar_ps(_mm512_set_epi32(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8), a);
+}
+
+ALWAYS_INLINE i32x16 vi_load(const void *p) { return _mm512_loadu_si512(p); }
+ALWAYS_INLINE void vi_store(void *p, i32x16 a) { _mm512_storeu_si512(p, a); }
+ALWAYS_INLINE i32x16 vi_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+ALWAYS_INLINE void vi_store16(uint16_t *p, i32x16 a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
+ALWAYS_INLINE i32x16 vi_dot16(i32x16 acc, i32x16 a, i32x16 b) {
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+}
+
+ALWAYS_INLINE f64x8 vd_lo(f32x16 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+ALWAYS_INLINE f64x8 vd_hi(f32x16 a) { return _mm512_cvtps_pd(v_upper(a)); }
+ALWAYS_INLINE f32x16 vd_narrow(f64x8 lo, f64x8 hi) {
+    __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm512_cvtpd_ps(lo)));
+    return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm512_cvtpd_ps(hi)), 1));
+}
+ALWAYS_INLINE f64x8 vd_set1(double x) { return _mm512_set1_pd(x); }
+ALWAYS_INLINE f64x8 vd_add_square(f64x8 c, f64x8 a) { return _mm512_fmadd_pd(a, a, c); }
+ALWAYS_INLINE double vd_sum(f64x8 a) {
+    __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    __m128d q = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(q, _mm_unpackhi_pd(q, q)));
+}
+
+/* ---- one register of a tile: a line ------------------------------------------------------------------------------- */
+typedef __m512 vreg;
+enum { V_REGS = 1, V_REGISTERS = 32 };
+ALWAYS_INLINE vreg vr_load(const void *p) { return _mm512_loadu_ps(p); }
+ALWAYS_INLINE void vr_store(float *p, vreg a) { _mm512_storeu_ps(p, a); }
+ALWAYS_INLINE vreg vr_zero(void) { return _mm512_setzero_ps(); }
+ALWAYS_INLINE vreg vr_set1(const void *p) {           /* a float or, for vr_dot, two bfloat16 at any address */
+    float x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm512_set1_ps(x);
+}
+ALWAYS_INLINE vreg vr_fma(vreg a, vreg b, vreg c) { return _mm512_fmadd_ps(a, b, c); }
+/* Tied: see avx2.h. */
+ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
+#if defined(__clang__) || defined(LW_EMULATE)
+    return _mm512_fmadd_ps(a, b, c);
+#else
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+    return c;
+#endif
+}
+ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE vreg vr_even(const void *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+ALWAYS_INLINE vreg vr_odd(const void *p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
+}
+#ifdef LW_EMULATE
+#define V_UNROLL
+#define V_MATH static __attribute__((noinline, unused))
+#define V_OPAQUE(p) ((void)0)
+#define V_KEEP(a) ((void)0)
+#define V_KEEP_LINE(a) ((void)0)
+#else
+#define V_UNROLL UNROLL
+#define V_MATH ALWAYS_INLINE
+#define V_OPAQUE(p) __asm__("" : "+r"(p))
+#define V_KEEP(a) __asm__ volatile("" : "+v"(a))
+#define V_KEEP_LINE(a) V_KEEP(a)
+#endif
+#endif

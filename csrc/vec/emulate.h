@@ -1,0 +1,115 @@
+/* emulate.h - AVX-512 by SIMDe (and by hand where SIMDe 0.7.4 has no such intrinsic), for tests on machines without it.
+ * Compile with -mavx2 -mfma: SIMDe fuses multiply-adds only where the compiler may. */
+#ifndef LW_VEC_EMULATE_H
+#define LW_VEC_EMULATE_H
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpragmas"
+#pragma GCC diagnostic ignored "-Wunknown-warning-option"
+#pragma GCC diagnostic ignored "-Wpsabi"
+#include <immintrin.h>
+#include <simde/x86/avx512.h>
+#pragma GCC diagnostic pop
+#include <stdint.h>
+#include <string.h>
+
+#define EMULATE static inline __attribute__((always_inline))
+#define EMULATE_SHIFT(name, expr)                                                    \
+    EMULATE simde__m512i name(simde__m512i a, unsigned n) {                          \
+        uint32_t v[16];                                                              \
+        memcpy(v, &a, 64);                                                           \
+        for (int i = 0; i < 16; i++) { uint32_t x = v[i]; v[i] = (uint32_t)(expr); } \
+        memcpy(&a, v, 64);                                                           \
+        return a;                                                                    \
+    }
+EMULATE_SHIFT(lw_slli_epi32, x << n)
+EMULATE_SHIFT(lw_srli_epi32, x >> n)
+EMULATE_SHIFT(lw_srai_epi32, (int32_t)x >> n)
+
+EMULATE simde__m512 lw_maskz_loadu_ps(unsigned m, const float *p) {
+    float v[16];
+    simde__m512 r;
+    for (int i = 0; i < 16; i++) v[i] = m >> i & 1 ? p[i] : 0.0f;
+    memcpy(&r, v, 64);
+    return r;
+}
+EMULATE void lw_mask_storeu_ps(float *p, unsigned m, simde__m512 a) {
+    float v[16];
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 16; i++)
+        if (m >> i & 1) p[i] = v[i];
+}
+EMULATE simde__m512 lw_permute_ps(simde__m512 a, int control) {
+    float v[16], w[16];
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 16; i++) w[i] = v[(i & ~3) + (control >> 2 * (i & 3) & 3)];
+    memcpy(&a, w, 64);
+    return a;
+}
+EMULATE __m256i lw_cvtepi32_epi16(simde__m512i a) {
+    uint32_t v[16];
+    uint16_t w[16];
+    __m256i r;
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 16; i++) w[i] = (uint16_t)v[i];
+    memcpy(&r, w, 32);
+    return r;
+}
+EMULATE simde__m512d lw_cvtps_pd(__m256 a) {
+    float v[8];
+    double w[8];
+    simde__m512d r;
+    memcpy(v, &a, 32);
+    for (int i = 0; i < 8; i++) w[i] = v[i];
+    memcpy(&r, w, 64);
+    return r;
+}
+EMULATE __m256 lw_cvtpd_ps(simde__m512d a) {
+    double v[8];
+    float w[8];
+    __m256 r;
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 8; i++) w[i] = (float)v[i];
+    memcpy(&r, w, 32);
+    return r;
+}
+EMULATE simde__m512i lw_madd_epi16(simde__m512i a, simde__m512i b) {
+    int16_t v[32], w[32];
+    uint32_t r[16];
+    memcpy(v, &a, 64);
+    memcpy(w, &b, 64);
+    for (int i = 0; i < 16; i++) r[i] = (uint32_t)(v[2 * i] * w[2 * i]) + (uint32_t)(v[2 * i + 1] * w[2 * i + 1]);
+    memcpy(&a, r, 64);
+    return a;
+}
+/* acc + pairs of bfloat16 products: exact on small integers, otherwise not the CPU's rounding */
+EMULATE simde__m512 lw_dpbf16(simde__m512 acc, simde__m512i a, simde__m512i b) {
+    uint32_t v[16], w[16];
+    float c[16];
+    memcpy(v, &a, 64);
+    memcpy(w, &b, 64);
+    memcpy(c, &acc, 64);
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits[4] = {v[i] << 16, w[i] << 16, v[i] & 0xffff0000u, w[i] & 0xffff0000u};
+        float f[4];
+        memcpy(f, bits, 16);
+        c[i] = c[i] + (f[0] * f[1] + f[2] * f[3]);
+    }
+    memcpy(&acc, c, 64);
+    return acc;
+}
+#undef _mm512_slli_epi32
+#undef _mm512_srli_epi32
+#undef _mm512_srai_epi32
+#define _mm512_slli_epi32 lw_slli_epi32
+#define _mm512_srli_epi32 lw_srli_epi32
+#define _mm512_srai_epi32 lw_srai_epi32
+#define _mm512_maskz_loadu_ps lw_maskz_loadu_ps
+#define _mm512_mask_storeu_ps lw_mask_storeu_ps
+#define _mm512_permute_ps lw_permute_ps
+#define _mm512_cvtepi32_epi16 lw_cvtepi32_epi16
+#define _mm512_cvtps_pd lw_cvtps_pd
+#define _mm512_cvtpd_ps lw_cvtpd_ps
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16 lw_madd_epi16
+#endif
