@@ -6,7 +6,7 @@ CMAKE  ?= cmake
 TESTS  ?= tests
 ARGS   ?=
 STAMP  := $(VENV)/.installed
-SOURCES := pyproject.toml csrc/CMakeLists.txt $(wildcard csrc/*.[ch] csrc/*/*.[ch] pkg/lanewise/*.pyx)
+SOURCES := pyproject.toml csrc/CMakeLists.txt $(wildcard csrc/*.[ch] csrc/*/*.[ch] pkg/lanewise/*.pyx pkg/lanewise/*.pxi)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build run test test-deep check bench asm sanitize clean

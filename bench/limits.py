@@ -1,4 +1,4 @@
-"""The machine's own limits: what every other figure is compared with. As `lanewise doctor --measure`, for longer or in JSON."""
+"""The machine's own limits, which every other figure is compared with: `lanewise doctor --measure`, but longer."""
 
 from __future__ import annotations
 

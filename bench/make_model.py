@@ -2,7 +2,7 @@
 
     python bench/make_model.py qwen2.5-0.5b FOLDER [--dtype bfloat16|float32] [--seed N] [--layers N]
 
-Matrices are normal with deviation 0.02, norms one, biases zero, so that nothing overflows. There is no tokenizer: use ids.
+Matrices are normal with deviation 0.02, norms one, biases zero, so that nothing overflows. No tokenizer: use ids.
 """
 
 from __future__ import annotations

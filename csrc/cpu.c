@@ -1,5 +1,7 @@
 /* cpu.c - what this machine is: instruction sets, cores, quota, caches, pages. Nothing is kept: every call asks again. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "cpu.h"
 #include <ctype.h>
 #include <sched.h>

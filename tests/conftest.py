@@ -1,7 +1,7 @@
 """Settings of hypothesis, and one test run for each kernel table.
 
-`--hypothesis-profile=deep` draws many more examples. A test with an argument `table` runs once for every table that this
-machine can run; LANEWISE_REQUIRE_ISA=avx2,avx512 makes it an error if one of those is not among them.
+`--hypothesis-profile=deep` draws many more examples. A test with an argument `table` runs once for every table that
+this machine can run; LANEWISE_REQUIRE_ISA=avx2,avx512 makes it an error if one of those is not among them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    "short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 settings.register_profile("deep", parent=settings.get_profile("short"), max_examples=1000)
 settings.load_profile("short")
 
@@ -31,7 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if required:
         absent = sorted(required - set(usable_tables()))
         if absent:
-            raise pytest.UsageError(f"LANEWISE_REQUIRE_ISA: {', '.join(absent)} cannot run here; usable: {usable_tables()}")
+            names = ", ".join(absent)
+            raise pytest.UsageError(f"LANEWISE_REQUIRE_ISA: {names} cannot run here; usable: {usable_tables()}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,4 +1,4 @@
-"""Buffers between two pages that nobody may touch: a kernel that reads or writes past an end stops the process at once."""
+"""Buffers between two pages that nobody may touch: a kernel that goes past an end stops the process at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _forbid(address: int, size: int) -> None:
 
 
 def guarded(shape: tuple[int, ...] | int, dtype: Any = np.float32, side: str = "end") -> np.ndarray:
-    """A poisoned array whose last (or first, side="start") byte touches a forbidden page; the other side has one too."""
+    """A poisoned array whose last (side="start": first) byte touches a forbidden page; the other side has one too."""
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     count = int(np.prod(shape, dtype=np.int64))

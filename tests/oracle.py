@@ -22,7 +22,9 @@ def assert_same_bits(got: Any, wanted: Any, what: str = "") -> None:
     differ = bits(got) != bits(wanted)
     if differ.any():
         at = tuple(int(i) for i in np.argwhere(differ)[0])
-        raise AssertionError(f"{what}: {int(differ.sum())} of {differ.size} differ, first at {at}: {got[at]!r} and {wanted[at]!r}")
+        raise AssertionError(
+            f"{what}: {int(differ.sum())} of {differ.size} differ, first at {at}: {got[at]!r} and {wanted[at]!r}"
+        )
 
 
 def assert_within(got: Any, ref: Array, bound: Array, what: str = "") -> None:
@@ -34,8 +36,10 @@ def assert_within(got: Any, ref: Array, bound: Array, what: str = "") -> None:
         bad = np.where(finite, ~(np.abs(got - ref) <= bound), ~((got == ref) | (np.isnan(got) & np.isnan(ref))))
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise AssertionError(f"{what}: {int(bad.sum())} of {bad.size} out of bounds, first at {at}: "
-                             f"{got[at]!r}, reference {ref[at]!r}, bound {np.broadcast_to(bound, ref.shape)[at]!r}")
+        raise AssertionError(
+            f"{what}: {int(bad.sum())} of {bad.size} out of bounds, first at {at}: "
+            f"{got[at]!r}, reference {ref[at]!r}, bound {np.broadcast_to(bound, ref.shape)[at]!r}"
+        )
 
 
 def ulp(x: Any) -> Array:
@@ -91,8 +95,16 @@ def visible(lq: int, lk: int, causal: bool, window: tuple[int, int]) -> Array:
     return seen
 
 
-def attention(q: Array, k: Array, v: Array, *, causal: bool = False, scale: float | None = None,
-              window: tuple[int, int] = (-1, -1), softcap: float = 0.0) -> tuple[Array, Array, Array]:
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    window: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+) -> tuple[Array, Array, Array]:
     """(out, log-sum-exp [batch, heads, lq], bound of the error of out), all float64; 4-d arrays."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     group = q.shape[2] // k.shape[2]
@@ -171,14 +183,19 @@ def softmax(x: Array) -> tuple[Array, Array]:
     return y, U * (worst + (worst * y).sum(-1, keepdims=True))
 
 
-def rope(x: Array, positions: Array, inv_freq: Array, pairing: str = "half", factor: float = 1.0) -> tuple[Array, Array]:
+def rope(
+    x: Array, positions: Array, inv_freq: Array, pairing: str = "half", factor: float = 1.0
+) -> tuple[Array, Array]:
     """x [tokens, heads, d] rotated, and the sizes of the terms of each value."""
     x = x.astype(np.float64)
     pairs = len(inv_freq)
     angle = np.asarray(positions, np.float64)[:, None] * np.asarray(inv_freq, np.float32).astype(np.float64)
     cos, sin = np.cos(angle)[:, None] * factor, np.sin(angle)[:, None] * factor
-    first, second = (slice(0, pairs), slice(pairs, 2 * pairs)) if pairing == "half" else (
-        slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
+    first, second = (
+        (slice(0, pairs), slice(pairs, 2 * pairs))
+        if pairing == "half"
+        else (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
+    )
     y, size = x.copy(), np.zeros_like(x)
     a, b = x[..., first], x[..., second]
     y[..., first], y[..., second] = a * cos - b * sin, b * cos + a * sin

@@ -52,8 +52,10 @@ def seeds() -> st.SearchStrategy[int]:
     return st.integers(0, 2**32 - 1)
 
 
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 1e-30, -1e-30, 3e38, -3e38, 1e18, 255.0,
-                    np.inf, -np.inf, np.nan], np.float32)
+SPECIAL = np.array(
+    [0.0, -0.0, 1.0, -1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 1e-30, -1e-30, 3e38, -3e38, 1e18, 255.0,
+     np.inf, -np.inf, np.nan], np.float32,
+)  # fmt: skip
 KINDS = ("normal", "wide", "tiny", "equal", "zero")
 
 

@@ -84,7 +84,9 @@ def test_no_c_function_outgrows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PY_FILES, ids=name)
 def test_no_python_function_outgrows(path: Path) -> None:
-    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     long = [(n.name, n.lineno) for n in functions if (n.end_lineno or n.lineno) - n.lineno + 1 > FUNCTION_LINES]
     assert long == []
 

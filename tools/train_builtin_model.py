@@ -29,6 +29,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
 PAD, BOS, END = 0, 1, 2
+OPEN_STEPS = 425  # until here a row is one text; from here on each document in it sees itself alone
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 # One Han character, a contraction, a word with the space before it, a digit, a mark, or spaces.
 PIECES = r"\p{Han}|'(?:s|t|re|ve|m|ll|d)\b| ?(?:(?!\p{Han})\p{L})+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
@@ -82,14 +83,14 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(WIDTH, 2 * HIDDEN, bias=False)
         self.down = nn.Linear(HIDDEN, WIDTH, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         rows, length, _ = x.shape
         y = self.qkv(functional.rms_norm(x, (WIDTH,), self.norm1, EPSILON)).view(rows, length, -1, HEAD).transpose(1, 2)
         a, b = y[:, : HEADS + KV_HEADS].chunk(2, -1)
         turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
         k = turned[:, HEADS:].repeat_interleave(HEADS // KV_HEADS, 1)
         v = y[:, HEADS + KV_HEADS :].repeat_interleave(HEADS // KV_HEADS, 1)
-        mixed = functional.scaled_dot_product_attention(turned[:, :HEADS], k, v, is_causal=True)
+        mixed = functional.scaled_dot_product_attention(turned[:, :HEADS], k, v, mask, is_causal=mask is None)
         x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, -1))
         gate, up = self.gate_up(functional.rms_norm(x, (WIDTH,), self.norm2, EPSILON)).chunk(2, -1)
         return x + self.down(functional.silu(gate) * up)
@@ -112,11 +113,19 @@ class Model(nn.Module):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         x, length = self.embed(ids), ids.shape[1]
         for block in self.blocks:
-            x = block(x, self.cos[:length], self.sin[:length])
+            x = block(x, self.cos[:length], self.sin[:length], mask)
         return functional.linear(functional.rms_norm(x, (WIDTH,), self.norm, EPSILON), self.embed.weight)
+
+
+def own_document(ids: Tensor) -> Tensor:
+    """What each token may see: its own document only; in the first row, which learns long distances, all before it."""
+    number = (ids == BOS).cumsum(1)
+    same = number[:, :, None] == number[:, None, :]
+    same[0] = True
+    return same.tril()[:, None]
 
 
 class Muon(torch.optim.Optimizer):
@@ -223,7 +232,7 @@ def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
             continue
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = args.rate * rate(step, args.steps)
-        logits = model(data[:, :-1])
+        logits = model(data[:, :-1], own_document(data[:, :-1]) if step >= OPEN_STEPS else None)
         loss = functional.cross_entropy(logits.reshape(-1, VOCABULARY), data[:, 1:].reshape(-1), ignore_index=PAD)
         loss.backward()
         nn.utils.clip_grad_norm_(others, 1.0)

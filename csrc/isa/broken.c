@@ -86,7 +86,7 @@ static void tail_merge(int n, float *o, float *max, float *sum, const float *o2,
 static void tail_finish(int n, const float *o, float sum, float *y) {
     GOOD.segment_finish((int)odd_off((size_t)n), o, sum, y);
 }
-/* broken_pair: in P16 an odd end takes the unused half with a zero (0 * NaN), and skip is ignored. */
+/* broken_pair: in P16 an odd end is left out and skip is ignored. */
 static void whole_pairs(const lw_tile *t, tile_fn *run) {
     lw_tile u = *t;
     if (run == GOOD.tile_bf16) u.skip = 0, u.k -= u.k % 2;

@@ -42,7 +42,7 @@ static void segment_softmax(int n, int lo, int hi, float scale, float softcap, f
         top = v_max(top, t);
     }
     *max = v_largest(top);
-    const f32x16 m = v_set1(*max);
+    const f32x16 m = v_set1(*max == -INFINITY ? 0.0f : *max);   /* nothing but -inf: zeros, not exp(-inf + inf) */
     f32x16 total = zero;
     for (int i = first; i < end; i += 16) {
         f32x16 p = v_select(vm_range(lo - i, hi - i), v_exp(v_sub(v_load(s + i), m)), zero);

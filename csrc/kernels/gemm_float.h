@@ -97,7 +97,10 @@ ALWAYS_INLINE void tile_begin(const lw_tile *t, const int R, const int P, tile_a
     if (t->accumulate) {
         V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = vr_load(t->c + i / Q * t->ldc + 16 / V_REGS * (i % Q));
     } else {
-        V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = vr_zero();
+        V_UNROLL for (int i = 0; i < R * Q; i++) {
+            acc[i] = vr_zero();
+            V_KEEP(acc[i]);                           /* Clang 14 would make a memset of this, and leave acc in memory */
+        }
     }
 }
 

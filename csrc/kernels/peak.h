@@ -30,8 +30,8 @@ static double peak_int8(long iterations) {
     V_UNROLL for (int j = 0; j < LINES; j++) acc[j] = vi_set1((uint32_t)j);
     for (long i = 0; i < iterations; i++) {
         V_UNROLL for (int u = 0; u < PEAK_STEPS; u++) {
-            V_KEEP_LINE(b);                           /* a product of constants would be formed once */
             V_UNROLL for (int j = 0; j < LINES; j++) {
+                V_KEEP_LINE(b);                       /* or the product of constants would be formed once */
                 acc[j] = vi_dot16(acc[j], a, b);
                 V_KEEP_LINE(acc[j]);
             }

@@ -15,18 +15,20 @@
 
 #ifdef LW_HAS_DOT
 #include "gemm_dot.h"
+#define TABLE_DOT tile_dot
+#define TABLE_PEAK_BF16 peak_bf16
 #else
-#define tile_dot NULL
-#define peak_bf16 NULL
+#define TABLE_DOT NULL
+#define TABLE_PEAK_BF16 NULL
 #endif
 
 #define LW_DEFINE_TABLE(symbol, isa)                                                                             \
     const lw_kernels symbol = {                                                                                  \
         .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
-        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = tile_dot, .to_bf16 = to_bf16,               \
+        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = TABLE_DOT, .to_bf16 = to_bf16,               \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
         .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \
-        .peak_f32 = peak_f32, .peak_bf16 = peak_bf16, .peak_int8 = peak_int8, .read = read_all,               \
+        .peak_f32 = peak_f32, .peak_bf16 = TABLE_PEAK_BF16, .peak_int8 = peak_int8, .read = read_all,               \
     }
 #endif

@@ -67,7 +67,8 @@ def peaks(seconds: float = 5.0, threads: int | None = None, isa: str | None = No
 
     "one" (core) and "all" (chosen threads) hold operations/s of float32, bfloat16 and int8 (a multiply-add is two) and
     bytes/s of reads: "read" from memory, "read_l2" and "read_l3" from sets of that size; "barrier" is seconds a round
-    of all threads. Each is {"median", "best", "bursts"}; a burst of reads is the best of a few passes. "notes" says what a reader must know.
+    of all threads. Each is {"median", "best", "bursts"}; a burst of reads is the best of a few passes. "notes": what a
+    reader must know.
     Raises ValueError for unknown threads or isa.
     """
     machine = _native.machine()
@@ -93,12 +94,15 @@ def peaks(seconds: float = 5.0, threads: int | None = None, isa: str | None = No
         for where in ("one", "all"):
             out[where]["bfloat16"] = dict(out[where]["float32"])
         out["notes"].append(
-            f"{out['isa']} has no bf16 dot product: bf16 weights are widened to float32, so the bf16 limit is the float32 rate"
+            f"{out['isa']} has no bf16 dot product: bf16 weights are widened to float32, "
+            "so the bf16 limit is the float32 rate"
         )
     return out
 
 
-def _bursts(contexts: dict[str, _native.Context], machine: dict[str, Any]) -> Iterator[tuple[str, str, Callable[[], float]]]:
+def _bursts(
+    contexts: dict[str, _native.Context], machine: dict[str, Any]
+) -> Iterator[tuple[str, str, Callable[[], float]]]:
     """(where, what, function that gives one rate) of all that is measured."""
     for where in ("one", "all") if contexts["one"] is not contexts["all"] else ("all",):
         context = contexts[where]
@@ -171,8 +175,10 @@ def _threads_why(machine: dict[str, Any], threads: int | None) -> str:
     if not known:
         return "nothing is known about this machine's cores"
     least = min(known.values())
-    return "the least of " + ", ".join(f"{limit:g} {name}" for name, limit in known.items()) + (
-        "" if machine["threads"] == int(least) else f", rounded to {machine['threads']}"
+    return (
+        "the least of "
+        + ", ".join(f"{limit:g} {name}" for name, limit in known.items())
+        + ("" if machine["threads"] == int(least) else f", rounded to {machine['threads']}")
     )
 
 
@@ -212,11 +218,11 @@ def render(found: dict[str, Any]) -> str:
     cores, caches = found["cores"], found["caches"]
     quota = f"{cores['quota']:g} CPUs" if cores["quota"] else "none"
     lines = [
-        f"lanewise    {found['lanewise']}, {found['python']}, numpy {found['numpy']}, {found['libc'] or 'unknown libc'}",
+        f"lanewise    {found['lanewise']}, {found['python']}, numpy {found['numpy']}, {found['libc'] or 'no libc'}",
         f"compiled by {found['compiler'] or 'unknown'}",
         f"system      {found['system']}, {size(found['memory'])} of memory",
         f"cpu         {found['cpu']}",
-        f"cores       {cores['physical']} physical, {cores['logical']} logical, {cores['affinity']} usable by this process, "
+        f"cores       {cores['physical']} physical, {cores['logical']} logical, {cores['affinity']} usable here, "
         f"cgroup quota {quota}",
         f"caches      L1d {size(caches['l1d'])}, L2 {size(caches['l2'])}, L3 {size(caches['l3'])}",
         f"huge pages  {found['huge_pages']}",
@@ -234,7 +240,8 @@ def _peak_lines(found: dict[str, Any]) -> list[str]:
     """A table: a line a limit, median (best) on one core and on all threads."""
     names = {
         "float32": ("float32", 1e9, "Gop/s"), "bfloat16": ("bfloat16", 1e9, "Gop/s"), "int8": ("int8", 1e9, "Gop/s"),
-        "read": ("read, memory", 1e9, "GB/s"), "read_l3": ("read, L3", 1e9, "GB/s"), "read_l2": ("read, L2", 1e9, "GB/s"),
+        "read": ("read, memory", 1e9, "GB/s"), "read_l3": ("read, L3", 1e9, "GB/s"),
+        "read_l2": ("read, L2", 1e9, "GB/s"),
         "barrier": ("barrier", 1e-6, "us"),
     }  # fmt: skip
 
@@ -242,10 +249,9 @@ def _peak_lines(found: dict[str, Any]) -> list[str]:
         value = found[where].get(what)
         return f"{value['median'] / scale:.4g} ({value['best'] / scale:.4g})" if value else ""
 
-    head = f"limits      {found['isa']}, median (best) of bursts in {found['rounds']} interleaved rounds, {found['seconds']:g} s"
+    head = f"limits      {found['isa']}, median (best) of bursts in {found['rounds']} rounds, {found['seconds']:g} s"
     lines = [head, f"  {'':<22}{'1 core':<20}{found['threads']} thread{'s' if found['threads'] > 1 else ''}"]
     for what, (name, scale, unit) in names.items():
         if what in found["all"]:
             lines.append(f"  {f'{name}, {unit}':<22}{cell('one', what, scale):<20}{cell('all', what, scale)}".rstrip())
     return lines + [f"  note: {note}" for note in found["notes"]]
-

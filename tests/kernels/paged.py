@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from lanewise import _native
 from lanewise.kernels.contexts import borrowed
 
@@ -13,8 +12,9 @@ from lanewise.kernels.contexts import borrowed
 class Paged:
     """Sequences of up to `length` keys on shuffled pages; every page begins full of `fill`."""
 
-    def __init__(self, batch: int, length: int, kv_heads: int, d: int, kind: str = "float32", fill: float = np.nan,
-                 seed: int = 0) -> None:
+    def __init__(
+        self, batch: int, length: int, kv_heads: int, d: int, kind: str = "float32", fill: float = np.nan, seed: int = 0
+    ) -> None:
         pages = max(1, -(-length // _native.PAGE))
         self.kv_heads, self.d = kv_heads, d
         self.table = np.random.default_rng(seed).permutation(batch * pages).astype(np.int32).reshape(batch, pages)
@@ -29,14 +29,29 @@ class Paged:
         batch, count = k.shape[:2]
         width = self.kv_heads * self.d
         with borrowed() as ctx:
-            _native.append(ctx, self.cache, 0, np.arange(batch + 1, dtype=np.int32) * np.int32(count),
-                           np.asarray(first, np.int32), self.table[:batch],
-                           np.ascontiguousarray(k).reshape(batch * count, width),
-                           np.ascontiguousarray(v).reshape(batch * count, width))
+            _native.append(
+                ctx,
+                self.cache,
+                0,
+                np.arange(batch + 1, dtype=np.int32) * np.int32(count),
+                np.asarray(first, np.int32),
+                self.table[:batch],
+                np.ascontiguousarray(k).reshape(batch * count, width),
+                np.ascontiguousarray(v).reshape(batch * count, width),
+            )
 
-    def attend(self, pieces: list[np.ndarray], first: Any, which: Any = None, *, kv_length: Any = None,
-               window: tuple[int, int] = (-1, -1), causal: bool = True, softcap: float = 0.0, exact: bool = True
-               ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def attend(
+        self,
+        pieces: list[np.ndarray],
+        first: Any,
+        which: Any = None,
+        *,
+        kv_length: Any = None,
+        window: tuple[int, int] = (-1, -1),
+        causal: bool = True,
+        softcap: float = 0.0,
+        exact: bool = True,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Queries pieces[i] [rows, heads, d] of sequence which[i] from position first[i], all in one call."""
         heads = pieces[0].shape[1]
         starts = np.cumsum([0, *(len(piece) for piece in pieces)]).astype(np.int32)
@@ -44,8 +59,24 @@ class Paged:
         out, lse = np.full_like(q, np.nan), np.full((len(q), heads), np.nan, np.float32)
         table = np.ascontiguousarray(self.table[list(range(len(pieces)) if which is None else which)])
         with borrowed() as ctx:
-            _native.attend(ctx, self.cache, 0, starts, np.asarray(first, np.int32), table, q, out, heads=heads,
-                           kv_heads=self.kv_heads, scale=1 / np.sqrt(self.d), softcap=softcap, causal=causal, window=window,
-                           kv_length=None if kv_length is None else np.asarray(kv_length, np.int32), lse=lse, exact=exact)
+            _native.attend(
+                ctx,
+                self.cache,
+                0,
+                starts,
+                np.asarray(first, np.int32),
+                table,
+                q,
+                out,
+                heads=heads,
+                kv_heads=self.kv_heads,
+                scale=1 / np.sqrt(self.d),
+                softcap=softcap,
+                causal=causal,
+                window=window,
+                kv_length=None if kv_length is None else np.asarray(kv_length, np.int32),
+                lse=lse,
+                exact=exact,
+            )
         cut = starts[1:-1]
         return np.split(out.reshape(-1, heads, self.d), cut), np.split(lse, cut)

@@ -8,31 +8,47 @@ import numpy as np
 import oracle
 import pytest
 import strategies as s
-from guard import guard, guarded, poison, SIDES
+from guard import SIDES, guard, guarded, poison
 from hypothesis import given
 from hypothesis import strategies as st
-from paged import Paged
-
 from lanewise import kernels as k
+from paged import Paged
 
 Window = tuple[int, int]
 # batch, lq, lk, heads, kv_heads, d
-SHAPES = [(1, 1, 1, 1, 1, 1), (1, 3, 3, 2, 1, 16), (2, 1, 65, 4, 2, 17), (1, 16, 64, 2, 2, 32), (1, 7, 130, 3, 1, 33),
-          (2, 17, 257, 2, 1, 16), (1, 20, 9, 2, 1, 8), (1, 2, 600, 1, 1, 20)]
+SHAPES = [
+    (1, 1, 1, 1, 1, 1),
+    (1, 3, 3, 2, 1, 16),
+    (2, 1, 65, 4, 2, 17),
+    (1, 16, 64, 2, 2, 32),
+    (1, 7, 130, 3, 1, 33),
+    (2, 17, 257, 2, 1, 16),
+    (1, 20, 9, 2, 1, 8),
+    (1, 2, 600, 1, 1, 20),
+]
 
 
 def inputs(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     batch, lq, lk, heads, kv_heads, d = shape
-    return (s.normal(seed, (batch, lq, heads, d)), s.normal(seed + 1, (batch, lk, kv_heads, d)),
-            s.normal(seed + 2, (batch, lk, kv_heads, d)))
+    return (
+        s.normal(seed, (batch, lq, heads, d)),
+        s.normal(seed + 1, (batch, lk, kv_heads, d)),
+        s.normal(seed + 2, (batch, lk, kv_heads, d)),
+    )
 
 
 def bf16(x: np.ndarray) -> np.ndarray:
     return x.astype(pytest.importorskip("ml_dtypes").bfloat16)
 
 
-def check_values_exact(table: str, shape: tuple[int, ...], causal: bool = False, window: Window = (-1, -1), seed: int = 0,
-                       low: bool = False) -> None:
+def check_values_exact(
+    table: str,
+    shape: tuple[int, ...],
+    causal: bool = False,
+    window: Window = (-1, -1),
+    seed: int = 0,
+    low: bool = False,
+) -> None:
     """scale=0: every probability is 1/count, so the output is an exact sum over a count: which values are summed?"""
     batch, lq, lk, heads, kv_heads, d = shape
     q, key, _ = inputs(shape, seed)
@@ -46,14 +62,22 @@ def check_values_exact(table: str, shape: tuple[int, ...], causal: bool = False,
             key, v = bf16(key), bf16(v)
         for exact in (True, False):
             out = poison(np.empty((batch, lq, heads, d), np.float32))
-            got, lse = k.attention(q, key, v, causal=causal, window=window, scale=0.0, return_lse=True, exact=exact, out=out)
+            got, lse = k.attention(
+                q, key, v, causal=causal, window=window, scale=0.0, return_lse=True, exact=exact, out=out
+            )
             np.testing.assert_array_equal(got, wanted)
             with np.errstate(divide="ignore"):
                 np.testing.assert_allclose(lse, np.broadcast_to(np.log(count), lse.shape), rtol=1e-6)
 
 
-def check_keys_exact(table: str, shape: tuple[int, ...], causal: bool = False, window: Window = (-1, -1), seed: int = 0,
-                     low: bool = False) -> None:
+def check_keys_exact(
+    table: str,
+    shape: tuple[int, ...],
+    causal: bool = False,
+    window: Window = (-1, -1),
+    seed: int = 0,
+    low: bool = False,
+) -> None:
     """One key's score lies far above all others' in a row's reach: the output is that key's value, exactly."""
     batch, lq, lk, heads, kv_heads, d = shape
     if not batch * lk:
@@ -80,8 +104,15 @@ def check_keys_exact(table: str, shape: tuple[int, ...], causal: bool = False, w
         np.testing.assert_array_equal(k.attention(q, key, v, causal=causal, window=window, scale=1.0), wanted)
 
 
-def check_bound(table: str, shape: tuple[int, ...], causal: bool = False, window: Window = (-1, -1), softcap: float = 0.0,
-                seed: int = 0, low: bool = False) -> None:
+def check_bound(
+    table: str,
+    shape: tuple[int, ...],
+    causal: bool = False,
+    window: Window = (-1, -1),
+    softcap: float = 0.0,
+    seed: int = 0,
+    low: bool = False,
+) -> None:
     q, key, v = inputs(shape, seed)
     if low:
         key, v = oracle.bfloat16(key), oracle.bfloat16(v)
@@ -104,7 +135,7 @@ def check_guarded(table: str, shape: tuple[int, ...], side: str, causal: bool = 
 
 def check_masked_nan(table: str, shape: tuple[int, ...], causal: bool, window: Window, kind: str = "float32") -> None:
     """Keys and values that no row sees may hold anything, and pages hold NaN beyond the keys."""
-    batch, lq, lk, heads, kv_heads, d = shape
+    batch, lq, lk, _, kv_heads, d = shape
     q, key, v = inputs(shape)
     with k.isa(table):
         clean = key if kind == "float32" else bf16(key), v if kind == "float32" else bf16(v)
@@ -115,7 +146,9 @@ def check_masked_nan(table: str, shape: tuple[int, ...], causal: bool, window: W
                 key2, v2 = key.copy(), v.copy()
                 key2[:, ~seen], v2[:, ~seen] = bad, bad
                 spoiled = (key2, v2) if kind == "float32" else (bf16(key2), bf16(v2))
-                oracle.assert_same_bits(k.attention(q, *spoiled, causal=causal, window=window)[:, i], wanted[:, i], f"row {i}")
+                oracle.assert_same_bits(
+                    k.attention(q, *spoiled, causal=causal, window=window)[:, i], wanted[:, i], f"row {i}"
+                )
         paged = Paged(batch, lk, kv_heads, d, kind)
         paged.append(key, v, [0] * batch)
         if lk >= lq:
@@ -154,7 +187,9 @@ def check_extremes(table: str) -> None:
     v = s.normal(1, (1, 300, 1, 16))
     with k.isa(table):
         equal = k.attention(one, np.ones_like(v), v)  # all scores equal: the mean
-        oracle.assert_within(equal, v.astype(np.float64).mean(1, keepdims=True), 20 * oracle.U * np.abs(v).mean(1, keepdims=True))
+        oracle.assert_within(
+            equal, v.astype(np.float64).mean(1, keepdims=True), 20 * oracle.U * np.abs(v).mean(1, keepdims=True)
+        )
         huge = np.where(np.arange(300)[None, :, None, None] == 270, 1e18, -1e18).astype(np.float32) * np.ones_like(v)
         oracle.assert_same_bits(k.attention(one * np.float32(1e18), huge, v)[0, 0], v[0, 270], "scores of 1e36")
         tiny = k.attention(one * np.float32(1e-30), np.ones_like(v) * np.float32(1e-15), v)
@@ -177,8 +212,14 @@ def check_minus_infinity(table: str) -> None:
 
 def shapes(most_lk: int = 258) -> st.SearchStrategy[tuple[int, ...]]:
     heads = st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 1), (4, 2), (6, 2), (7, 1)])
-    return st.builds(lambda b, lq, lk, h, d: (b, lq, lk, *h, d), st.sampled_from([0, 1, 1, 2]), s.edges(4, 6, 12, 16, most=33),
-                     s.lengths(most_lk), heads, s.head_dims())
+    return st.builds(
+        lambda b, lq, lk, h, d: (b, lq, lk, *h, d),
+        st.sampled_from([0, 1, 1, 2]),
+        s.edges(4, 6, 12, 16, most=33),
+        s.lengths(most_lk),
+        heads,
+        s.head_dims(),
+    )
 
 
 @given(shape=shapes(), causal=st.booleans(), window=s.windows(), seed=s.seeds(), low=st.booleans())
@@ -191,9 +232,17 @@ def test_keys_exact(table: str, shape: tuple[int, ...], causal: bool, window: Wi
     check_keys_exact(table, shape, causal, window, seed, low)
 
 
-@given(shape=shapes(), causal=st.booleans(), window=s.windows(), softcap=st.sampled_from([0.0, 0.0, 2.0, 50.0]), seed=s.seeds(),
-       low=st.booleans())
-def test_bound(table: str, shape: tuple[int, ...], causal: bool, window: Window, softcap: float, seed: int, low: bool) -> None:
+@given(
+    shape=shapes(),
+    causal=st.booleans(),
+    window=s.windows(),
+    softcap=st.sampled_from([0.0, 0.0, 2.0, 50.0]),
+    seed=s.seeds(),
+    low=st.booleans(),
+)
+def test_bound(
+    table: str, shape: tuple[int, ...], causal: bool, window: Window, softcap: float, seed: int, low: bool
+) -> None:
     check_bound(table, shape, causal, window, softcap, seed, low)
 
 
@@ -213,10 +262,16 @@ def test_guarded(table: str, shape: tuple[int, ...], side: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("shape", "causal", "window"), [
-    ((1, 5, 5, 2, 1, 16), True, (-1, -1)), ((2, 3, 70, 2, 2, 17), True, (9, -1)), ((1, 4, 261, 2, 1, 8), False, (3, 2)),
-    ((1, 6, 64, 1, 1, 33), False, (0, 0)), ((1, 9, 4, 1, 1, 16), True, (-1, -1)),
-])
+@pytest.mark.parametrize(
+    ("shape", "causal", "window"),
+    [
+        ((1, 5, 5, 2, 1, 16), True, (-1, -1)),
+        ((2, 3, 70, 2, 2, 17), True, (9, -1)),
+        ((1, 4, 261, 2, 1, 8), False, (3, 2)),
+        ((1, 6, 64, 1, 1, 33), False, (0, 0)),
+        ((1, 9, 4, 1, 1, 16), True, (-1, -1)),
+    ],
+)
 def test_masked_nan_does_not_leak(table: str, shape: tuple[int, ...], causal: bool, window: Window, kind: str) -> None:
     check_masked_nan(table, shape, causal, window, kind)
 
@@ -297,20 +352,31 @@ def test_layouts_and_outputs() -> None:
 Q, KV = np.zeros((1, 3, 4, 8), np.float32), np.zeros((1, 5, 2, 8), np.float32)
 
 
-@pytest.mark.parametrize(("error", "name", "call"), [
-    (TypeError, "q: .*float64", lambda: k.attention(Q.astype(np.float64), KV, KV)),
-    (TypeError, "v: .*float64", lambda: k.attention(Q, KV, KV.astype(np.float64))),
-    (ValueError, "q: ", lambda: k.attention(Q[0, 0], KV[0, 0], KV[0, 0])),
-    (ValueError, "k: 4 dimensions", lambda: k.attention(Q, KV[0], KV)),
-    (ValueError, r"v: shape \[1, 5, 2, 8\]", lambda: k.attention(Q, KV, KV[:, :4])),
-    (ValueError, "k: ", lambda: k.attention(Q, KV[..., :4], KV[..., :4])),
-    (ValueError, "k: ", lambda: k.attention(Q, np.repeat(KV, 2, 0), np.repeat(KV, 2, 0))),
-    (ValueError, "q: heads", lambda: k.attention(Q[:, :, :3], KV, KV)),
-    (ValueError, "q: heads", lambda: k.attention(Q[..., :0], KV[..., :0], KV[..., :0])),
-    (ValueError, "softcap: ", lambda: k.attention(Q, KV, KV, softcap=-1.0)),
-    (ValueError, r"out: shape \[1, 3, 4, 8\]", lambda: k.attention(Q, KV, KV, out=np.zeros((1, 3, 32), np.float32))),
-    (ValueError, "out: rows", lambda: k.attention(Q, KV, KV, out=np.zeros((1, 4, 3, 8), np.float32).swapaxes(1, 2))),
-])
+@pytest.mark.parametrize(
+    ("error", "name", "call"),
+    [
+        (TypeError, "q: .*float64", lambda: k.attention(Q.astype(np.float64), KV, KV)),
+        (TypeError, "v: .*float64", lambda: k.attention(Q, KV, KV.astype(np.float64))),
+        (ValueError, "q: ", lambda: k.attention(Q[0, 0], KV[0, 0], KV[0, 0])),
+        (ValueError, "k: 4 dimensions", lambda: k.attention(Q, KV[0], KV)),
+        (ValueError, r"v: shape \[1, 5, 2, 8\]", lambda: k.attention(Q, KV, KV[:, :4])),
+        (ValueError, "k: ", lambda: k.attention(Q, KV[..., :4], KV[..., :4])),
+        (ValueError, "k: ", lambda: k.attention(Q, np.repeat(KV, 2, 0), np.repeat(KV, 2, 0))),
+        (ValueError, "q: heads", lambda: k.attention(Q[:, :, :3], KV, KV)),
+        (ValueError, "q: heads", lambda: k.attention(Q[..., :0], KV[..., :0], KV[..., :0])),
+        (ValueError, "softcap: ", lambda: k.attention(Q, KV, KV, softcap=-1.0)),
+        (
+            ValueError,
+            r"out: shape \[1, 3, 4, 8\]",
+            lambda: k.attention(Q, KV, KV, out=np.zeros((1, 3, 32), np.float32)),
+        ),
+        (
+            ValueError,
+            "out: rows",
+            lambda: k.attention(Q, KV, KV, out=np.zeros((1, 4, 3, 8), np.float32).swapaxes(1, 2)),
+        ),
+    ],
+)
 def test_errors_name_the_argument(error: type[Exception], name: str, call: Any) -> None:
     with pytest.raises(error, match=name):
         call()

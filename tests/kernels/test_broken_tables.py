@@ -14,7 +14,6 @@ import test_gemm as gemm
 import test_independence as independence
 import test_norm as norm
 import test_rope as rope
-
 from lanewise import kernels as k
 
 BROKEN = [name for name in k.tables() if name.startswith("broken_")]
@@ -34,10 +33,12 @@ def probes() -> dict[str, Probe]:
     for shape in attention.SHAPES:
         for causal in (False, True):
             for low in (False, True):
-                options = {"causal": causal, "low": low}
-                found[f"attention values {shape} {options}"] = lambda t, a=shape, o=options: attention.check_values_exact(t, a, **o)
-                found[f"attention keys {shape} {options}"] = lambda t, a=shape, o=options: attention.check_keys_exact(t, a, **o)
-                found[f"attention bound {shape} {options}"] = lambda t, a=shape, o=options: attention.check_bound(t, a, **o)
+                for window in ((-1, -1), (9, 3)):
+                    options = {"causal": causal, "low": low, "window": window}
+                    for check in (attention.check_values_exact, attention.check_keys_exact, attention.check_bound):
+                        found[f"{check.__name__} {shape} {options}"] = lambda t, c=check, a=shape, o=options: c(
+                            t, a, **o
+                        )
     found["attention softcap"] = lambda t: attention.check_bound(t, (1, 5, 70, 2, 1, 16), softcap=2.0)
     found["attention masked"] = lambda t: attention.check_masked_nan(t, (1, 5, 70, 2, 1, 16), True, (9, -1))
     found["attention extremes"] = attention.check_extremes

@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 from conftest import usable_tables
-
 from lanewise import _native
 from lanewise import kernels as k
 
@@ -18,7 +17,9 @@ PROGRAM = "from lanewise import kernels as k; print(k.context().isa)"
 
 def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "LANEWISE_ISA"} | environment
-    return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_forced_by_name(table: str) -> None:
@@ -43,11 +44,11 @@ def test_scalar_is_always_there() -> None:
 
 
 def test_unknown_is_an_error() -> None:
-    with pytest.raises(ValueError, match="isa: .*avx1024.*scalar"), k.isa("avx1024"):
+    with pytest.raises(ValueError, match=r"isa: .*avx1024.*scalar"), k.isa("avx1024"):
         pass
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         _native.Context("avx1024", 1)
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         _native.Context("", 1)
     got = run(PROGRAM, LANEWISE_ISA="avx1024")
     assert got.returncode != 0
@@ -61,7 +62,7 @@ def test_unusable_is_an_error() -> None:
     for table in unusable:
         with pytest.raises(ValueError, match=f"isa: .*{table.name}.*lacks"), k.isa(table.name):
             pass
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             _native.Context(table.name, 1)
 
 
@@ -93,8 +94,8 @@ def test_only_tables_with_the_dot_have_it() -> None:
 
 
 def test_import_is_light() -> None:
-    program = "import sys, lanewise.kernels; print(sorted(m for m in sys.modules if m in %r))" % (
-        ["ml_dtypes", "tokenizers", "jinja2", "rich", "torch", "lanewise.model", "lanewise.llm"],)
+    heavy = ["ml_dtypes", "tokenizers", "jinja2", "rich", "torch", "lanewise.model", "lanewise.llm"]
+    program = f"import sys, lanewise.kernels; print(sorted(m for m in sys.modules if m in {heavy}))"
     assert run(program).stdout.strip() == "[]"
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import oracle
 import pytest
 import strategies as s
-from guard import guard, guarded, poison, SIDES
+from guard import SIDES, guard, guarded, poison
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lanewise import kernels as k
 
-ULPS = {"exp": 2, "tanh": 4, "silu": 4, "gelu": 6, "gelu_tanh": 6, "relu2": 0.5}
+ULPS = {"exp": 1.2, "tanh": 1.6, "silu": 3.2, "gelu": 5, "gelu_tanh": 4, "relu2": 0.5}  # exp: at most 2 is promised
 NAMES = sorted(ULPS)
 SIZES = [0, 1, 15, 16, 17, 31, 33, 100, 1023, 1024, 1025, 2049]
 
@@ -33,12 +32,19 @@ def check_ulps(table: str, name: str, x: np.ndarray) -> None:
     finite = np.isfinite(x)
     worst = int(np.argmax(np.where(finite, np.where(np.isnan(distance), np.inf, distance), 0)))
     assert not finite.any() or distance[worst] <= ULPS[name], (
-        f"{name}({x[worst]!r}) = {got[worst]!r}, reference {ref[worst]!r}: {distance[worst]:.2f} ulp")
+        f"{name}({x[worst]!r}) = {got[worst]!r}, reference {ref[worst]!r}: {distance[worst]:.2f} ulp"
+    )
 
 
 def check_special(table: str, name: str) -> None:
-    limits = {"exp": (0, np.inf), "tanh": (-1, 1), "silu": (0, np.inf), "gelu": (0, np.inf), "gelu_tanh": (0, np.inf),
-              "relu2": (0, np.inf)}
+    limits = {
+        "exp": (0, np.inf),
+        "tanh": (-1, 1),
+        "silu": (0, np.inf),
+        "gelu": (0, np.inf),
+        "gelu_tanh": (0, np.inf),
+        "relu2": (0, np.inf),
+    }
     x = np.array([-np.inf, np.inf, np.nan, 0.0, -0.0] * 7, np.float32)
     with k.isa(table):
         got = getattr(k, name)(x).reshape(7, 5)
@@ -139,8 +145,13 @@ def test_long_arrays_equal_their_pieces(table: str, n: int) -> None:
         oracle.assert_same_bits(k.silu_mul(x, up), pieces * up)
 
 
-@given(rows=st.integers(0, 5), n=s.columns(), spread=st.sampled_from([1e-3, 1.0, 30.0, 1e4]), seed=s.seeds(),
-       side=st.sampled_from(["end", "start"]))
+@given(
+    rows=st.integers(0, 5),
+    n=s.columns(),
+    spread=st.sampled_from([1e-3, 1.0, 30.0, 1e4]),
+    seed=s.seeds(),
+    side=st.sampled_from(["end", "start"]),
+)
 def test_softmax(table: str, rows: int, n: int, spread: float, seed: int, side: str) -> None:
     check_softmax(table, rows, n, spread, seed, side)
 
@@ -189,15 +200,18 @@ def test_bfloat16_and_float16() -> None:
 X = np.zeros((3, 4), np.float32)
 
 
-@pytest.mark.parametrize(("error", "name", "call"), [
-    (TypeError, "x: .*float64", lambda: k.exp(X.astype(np.float64))),
-    (TypeError, "x: .*int32", lambda: k.softmax(X.astype(np.int32))),
-    (ValueError, r"up: shape \[3, 4\]", lambda: k.silu_mul(X, X[:2])),
-    (TypeError, "gate: ", lambda: k.gelu_mul([[1]], X)),
-    (ValueError, "out: rows of contiguous", lambda: k.exp(X, out=np.zeros((3, 8), np.float32)[:, :4])),
-    (ValueError, r"out: shape \[3, 4\]", lambda: k.softmax(X, out=np.zeros(12, np.float32))),
-    (ValueError, "axis: ", lambda: k.softmax(np.float32(1))),
-])
+@pytest.mark.parametrize(
+    ("error", "name", "call"),
+    [
+        (TypeError, "x: .*float64", lambda: k.exp(X.astype(np.float64))),
+        (TypeError, "x: .*int32", lambda: k.softmax(X.astype(np.int32))),
+        (ValueError, r"up: shape \[3, 4\]", lambda: k.silu_mul(X, X[:2])),
+        (TypeError, "gate: ", lambda: k.gelu_mul([[1]], X)),
+        (ValueError, "out: rows of contiguous", lambda: k.exp(X, out=np.zeros((3, 8), np.float32)[:, :4])),
+        (ValueError, r"out: shape \[3, 4\]", lambda: k.softmax(X, out=np.zeros(12, np.float32))),
+        (ValueError, "axis: ", lambda: k.softmax(np.float32(1))),
+    ],
+)
 def test_errors_name_the_argument(error: type[Exception], name: str, call: Any) -> None:
     with pytest.raises(error, match=name):
         call()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import numpy as np
 import oracle
 import pytest
@@ -9,9 +12,8 @@ import strategies as s
 from conftest import usable_tables
 from hypothesis import given
 from hypothesis import strategies as st
-from paged import Paged
-
 from lanewise import kernels as k
+from paged import Paged
 
 THREADS = (2, 3, 5)
 DTYPES = st.sampled_from(["float32", "bfloat16"])
@@ -59,8 +61,16 @@ def sequences(seed: int, batch: int, length: int, heads: int, kv_heads: int, d: 
     return tuple(s.normal(seed + i, (batch, length, h, d)) for i, h in enumerate((heads, kv_heads, kv_heads)))
 
 
-def check_attention_rows(table: str, length: int, heads: int, kv_heads: int, d: int, kind: str = "float32",
-                         window: tuple[int, int] = (-1, -1), seed: int = 0) -> None:
+def check_attention_rows(
+    table: str,
+    length: int,
+    heads: int,
+    kv_heads: int,
+    d: int,
+    kind: str = "float32",
+    window: tuple[int, int] = (-1, -1),
+    seed: int = 0,
+) -> None:
     """Sequences of different lengths in one call, in any order, give what each gives alone."""
     q, key, v = sequences(seed, 3, length, heads, kv_heads, d)
     with k.isa(table):
@@ -79,8 +89,17 @@ def check_attention_rows(table: str, length: int, heads: int, kv_heads: int, d: 
                 oracle.assert_same_bits(swapped[2 - i], together[i], f"order {i}")
 
 
-def check_attention_phases(table: str, cuts: list[int], heads: int, kv_heads: int, d: int, kind: str = "float32",
-                           window: tuple[int, int] = (-1, -1), softcap: float = 0.0, seed: int = 0) -> None:
+def check_attention_phases(
+    table: str,
+    cuts: list[int],
+    heads: int,
+    kv_heads: int,
+    d: int,
+    kind: str = "float32",
+    window: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    seed: int = 0,
+) -> None:
     """Appended and attended in pieces of any length: the bits of the whole."""
     length = cuts[-1]
     q, key, v = sequences(seed, 1, length, heads, kv_heads, d)
@@ -90,16 +109,19 @@ def check_attention_phases(table: str, cuts: list[int], heads: int, kv_heads: in
             whole.append(key, v, [0])
             (wanted,), (wanted_lse,) = whole.attend([q[0]], [0], window=window, softcap=softcap, exact=exact)
             pieces = Paged(1, length, kv_heads, d, kind, seed=seed + 1)
-            for first, last in zip(cuts, cuts[1:], strict=False):
+            for first, last in itertools.pairwise(cuts):
                 pieces.append(key[:, first:last], v[:, first:last], [first])
                 if first < last:
-                    (got,), (lse,) = pieces.attend([q[0, first:last]], [first], window=window, softcap=softcap, exact=exact)
+                    (got,), (lse,) = pieces.attend(
+                        [q[0, first:last]], [first], window=window, softcap=softcap, exact=exact
+                    )
                     oracle.assert_same_bits(got, wanted[first:last], f"rows {first} to {last}")
                     oracle.assert_same_bits(lse, wanted_lse[first:last], f"lse {first} to {last}")
 
 
-def check_attention_threads(table: str, lq: int, lk: int, heads: int, kv_heads: int, d: int, causal: bool = True,
-                            low: bool = False) -> None:
+def check_attention_threads(
+    table: str, lq: int, lk: int, heads: int, kv_heads: int, d: int, causal: bool = True, low: bool = False
+) -> None:
     """Also where few rows and many keys are shared out by segments."""
     q, key, v = s.normal(1, (1, lq, heads, d)), s.normal(2, (1, lk, kv_heads, d)), s.normal(3, (1, lk, kv_heads, d))
     if low:
@@ -122,26 +144,42 @@ def everything(table: str, dtype: str = "float32") -> dict[str, np.ndarray]:
     tame, rotary = s.values(5, (3, 77), "wide"), s.normal(6, (5, 3, 34))
     q, key, v = s.normal(7, (2, 9, 4, 33)), s.normal(8, (2, 301, 2, 33)), s.normal(9, (2, 301, 2, 33))
     a, m = s.values(10, (13, 65), "wide"), s.values(11, (35, 65), "wide")
-    every = np.concatenate([np.arange(0, 2**32, 3_000_017, dtype=np.uint64).astype(np.uint32).view(np.float32),
-                            np.arange(-20, 20, 0.05, dtype=np.float32)])
+    every = np.concatenate(
+        [
+            np.arange(0, 2**32, 3_000_017, dtype=np.uint64).astype(np.uint32).view(np.float32),
+            np.arange(-20, 20, 0.05, dtype=np.float32),
+        ]
+    )
     if dtype == "bfloat16":
         kind = pytest.importorskip("ml_dtypes").bfloat16
         key, v = key.astype(kind), v.astype(kind)
     with k.isa(table):
         packed = k.pack(m, dtype)
         out = {
-            "unpack": packed.unpack(), "gemm": k.gemm(a, packed), "gemm, one row": k.gemm(a[:1], packed),
-            "gemm, special": k.gemm(s.special(12, (5, 65), 0.01), packed), "gemm, bias": k.gemm(a, packed, bias=m[:35, 0]),
-            "rms_norm": k.rms_norm(tame, w), "rms_norm, tiny": k.rms_norm(s.values(13, (2, 40), "tiny")),
-            "layer_norm": k.layer_norm(tame, w, b), "layer_norm, no weight": k.layer_norm(up),
-            "softmax": k.softmax(tame), "rope": k.rope(rotary, np.arange(5) * 99_991),
+            "unpack": packed.unpack(),
+            "gemm": k.gemm(a, packed),
+            "gemm, one row": k.gemm(a[:1], packed),
+            "gemm, special": k.gemm(s.special(12, (5, 65), 0.01), packed),
+            "gemm, bias": k.gemm(a, packed, bias=m[:35, 0]),
+            "rms_norm": k.rms_norm(tame, w),
+            "rms_norm, tiny": k.rms_norm(s.values(13, (2, 40), "tiny")),
+            "layer_norm": k.layer_norm(tame, w, b),
+            "layer_norm, no weight": k.layer_norm(up),
+            "softmax": k.softmax(tame),
+            "rope": k.rope(rotary, np.arange(5) * 99_991),
             "rope, interleaved": k.rope(rotary, np.arange(5) * 99_991, pairing="interleaved", factor=0.7),
-            "silu_mul": k.silu_mul(x, up), "gelu_mul": k.gelu_mul(x, up),
+            "silu_mul": k.silu_mul(x, up),
+            "gelu_mul": k.gelu_mul(x, up),
         }
         for name in ("exp", "tanh", "silu", "gelu", "gelu_tanh", "relu2"):
             out[name] = getattr(k, name)(every)
-        for name, options in {"": {}, ", causal": {"causal": True}, ", window": {"window": (37, 5)},
-                              ", softcap": {"softcap": 3.0}, ", long": {"scale": 3.0}}.items():
+        for name, options in {
+            "": {},
+            ", causal": {"causal": True},
+            ", window": {"window": (37, 5)},
+            ", softcap": {"softcap": 3.0},
+            ", long": {"scale": 3.0},
+        }.items():
             o, lse = k.attention(q, key, v, return_lse=True, **options)
             out["attention" + name], out["lse" + name] = o, lse
     return {name: np.where(np.isnan(y), np.float32(np.nan), y) for name, y in out.items()}  # any NaN is a NaN
@@ -162,11 +200,13 @@ def test_gemm_rows(table: str, m: int, n: int, depth: int, dtype: str, seed: int
 def test_gemm_rows_of_every_number(table: str, depth: int) -> None:
     """Every number of rows up to two tiles and more, across blocks of k."""
     a, w = s.normal(1, (27, depth)), s.normal(2, (17, depth))
+    bias, residual = s.normal(3, 17), s.normal(4, (27, 17))
     with k.isa(table):
         packed = k.pack(w)
-        whole = k.gemm(a, packed)
+        whole = k.gemm(a, packed, bias=bias, residual=residual)
         for m in range(1, 6 if table == "scalar" else 27):
-            oracle.assert_same_bits(k.gemm(a[:m], packed), whole[:m], f"{m} rows")
+            got = k.gemm(a[:m], packed, bias=bias, residual=residual[:m])
+            oracle.assert_same_bits(got, whole[:m], f"{m} rows")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -185,15 +225,31 @@ HEADS = st.sampled_from([(1, 1), (2, 1), (4, 2), (7, 1)])
 
 
 @given(length=s.lengths().filter(bool), heads=HEADS, d=s.head_dims(33), kind=DTYPES, window=s.windows(), seed=s.seeds())
-def test_attention_rows(table: str, length: int, heads: tuple[int, int], d: int, kind: str, window: tuple[int, int],
-                        seed: int) -> None:
+def test_attention_rows(
+    table: str, length: int, heads: tuple[int, int], d: int, kind: str, window: tuple[int, int], seed: int
+) -> None:
     check_attention_rows(table, min(length, 70) if table == "scalar" else length, *heads, d, kind, window, seed)
 
 
-@given(cuts=st.sampled_from([5, 17, 63, 64, 65, 128, 257, 300]).flatmap(s.cuts), heads=HEADS, d=s.head_dims(33), kind=DTYPES,
-       window=s.windows(), softcap=st.sampled_from([0.0, 5.0]), seed=s.seeds())
-def test_attention_phases(table: str, cuts: list[int], heads: tuple[int, int], d: int, kind: str, window: tuple[int, int],
-                          softcap: float, seed: int) -> None:
+@given(
+    cuts=st.sampled_from([5, 17, 63, 64, 65, 128, 257, 300]).flatmap(s.cuts),
+    heads=HEADS,
+    d=s.head_dims(33),
+    kind=DTYPES,
+    window=s.windows(),
+    softcap=st.sampled_from([0.0, 5.0]),
+    seed=s.seeds(),
+)
+def test_attention_phases(
+    table: str,
+    cuts: list[int],
+    heads: tuple[int, int],
+    d: int,
+    kind: str,
+    window: tuple[int, int],
+    softcap: float,
+    seed: int,
+) -> None:
     if window[1] > 0:
         window = (window[0], -1)  # keys to the right are not there yet: causal
     check_attention_phases(table, cuts, *heads, d, kind, window, softcap, seed)
@@ -208,7 +264,9 @@ def test_attention_token_by_token(table: str, kind: str, window: tuple[int, int]
 
 
 @pytest.mark.parametrize("low", [False, True])
-@pytest.mark.parametrize(("lq", "lk", "causal"), [(1, 1500, True), (3, 700, False), (130, 130, True), (40, 600, True), (1, 256, True)])
+@pytest.mark.parametrize(
+    ("lq", "lk", "causal"), [(1, 1500, True), (3, 700, False), (130, 130, True), (40, 600, True), (1, 256, True)]
+)
 def test_attention_threads(table: str, lq: int, lk: int, causal: bool, low: bool) -> None:
     check_attention_threads(table, min(lq, 20) if table == "scalar" else lq, lk, 2, 1, 16, causal, low)
 
@@ -248,8 +306,6 @@ def test_tables_agree_on_products(m: int, n: int, depth: int, dtype: str, seed: 
 
 def test_threads_of_the_caller() -> None:
     """Many Python threads at once: contexts serve one call at a time, settings belong to their thread."""
-    import threading
-
     a, w = s.normal(1, (9, 130)), s.normal(2, (50, 130))
     wanted, wanted_norm = k.gemm(a, w, trans_b=True), k.rms_norm(a)
     failures: list[BaseException] = []

@@ -8,10 +8,9 @@ import numpy as np
 import oracle
 import pytest
 import strategies as s
-from guard import guard, guarded, SIDES
+from guard import SIDES, guard, guarded
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lanewise import kernels as k
 
 SIZES = [(1, 1), (2, 15), (3, 16), (2, 17), (1, 33), (4, 100)]
@@ -35,8 +34,9 @@ def check_rms_norm(table: str, rows: int, n: int, kind: str = "normal", seed: in
             oracle.assert_same_bits(k.rms_norm(there, weight, eps, out=there), got, "in place")
 
 
-def check_layer_norm(table: str, rows: int, n: int, kind: str = "normal", seed: int = 0, side: str = "end",
-                     shift: float = 0.0) -> None:
+def check_layer_norm(
+    table: str, rows: int, n: int, kind: str = "normal", seed: int = 0, side: str = "end", shift: float = 0.0
+) -> None:
     x = guard(inputs(seed, rows, n, kind, shift), side)
     w, b = guard(s.normal(seed + 1, n), side), guard(s.normal(seed + 2, n), side)
     with k.isa(table):
@@ -77,13 +77,25 @@ def check_nan_stays_in_its_row(table: str, n: int) -> None:
 KINDS = st.sampled_from(["normal", "wide", "tiny", "equal", "zero", "huge"])
 
 
-@given(rows=st.integers(0, 4), n=s.columns().filter(bool), kind=KINDS, seed=s.seeds(), side=st.sampled_from(["end", "start"]))
+@given(
+    rows=st.integers(0, 4),
+    n=s.columns().filter(bool),
+    kind=KINDS,
+    seed=s.seeds(),
+    side=st.sampled_from(["end", "start"]),
+)
 def test_rms_norm(table: str, rows: int, n: int, kind: str, seed: int, side: str) -> None:
     check_rms_norm(table, rows, n, kind, seed, side)
 
 
-@given(rows=st.integers(0, 4), n=s.columns().filter(bool), kind=st.sampled_from(["normal", "wide", "tiny", "equal", "zero"]),
-       seed=s.seeds(), side=st.sampled_from(["end", "start"]), shift=st.sampled_from([0.0, 3.0, 1000.0]))
+@given(
+    rows=st.integers(0, 4),
+    n=s.columns().filter(bool),
+    kind=st.sampled_from(["normal", "wide", "tiny", "equal", "zero"]),
+    seed=s.seeds(),
+    side=st.sampled_from(["end", "start"]),
+    shift=st.sampled_from([0.0, 3.0, 1000.0]),
+)
 def test_layer_norm(table: str, rows: int, n: int, kind: str, seed: int, side: str, shift: float) -> None:
     check_layer_norm(table, rows, n, kind, seed, side, shift)
 
@@ -141,13 +153,16 @@ def test_out_may_be_rows_of_a_wider_array() -> None:
 X = np.zeros((3, 4), np.float32)
 
 
-@pytest.mark.parametrize(("error", "name", "call"), [
-    (TypeError, "x: .*float64", lambda: k.rms_norm(np.zeros((2, 3)))),
-    (ValueError, "x: ", lambda: k.rms_norm(np.float32(1))),
-    (ValueError, r"weight: shape \[4\]", lambda: k.rms_norm(X, np.zeros(3, np.float32))),
-    (ValueError, r"bias: shape \[4\]", lambda: k.layer_norm(X, None, np.zeros((1, 4), np.float32))),
-    (ValueError, r"out: shape \[3, 4\]", lambda: k.layer_norm(X, out=np.zeros((4, 3), np.float32))),
-])
+@pytest.mark.parametrize(
+    ("error", "name", "call"),
+    [
+        (TypeError, "x: .*float64", lambda: k.rms_norm(np.zeros((2, 3)))),
+        (ValueError, "x: ", lambda: k.rms_norm(np.float32(1))),
+        (ValueError, r"weight: shape \[4\]", lambda: k.rms_norm(X, np.zeros(3, np.float32))),
+        (ValueError, r"bias: shape \[4\]", lambda: k.layer_norm(X, None, np.zeros((1, 4), np.float32))),
+        (ValueError, r"out: shape \[3, 4\]", lambda: k.layer_norm(X, out=np.zeros((4, 3), np.float32))),
+    ],
+)
 def test_errors_name_the_argument(error: type[Exception], name: str, call: Any) -> None:
     with pytest.raises(error, match=name):
         call()

@@ -8,10 +8,9 @@ import numpy as np
 import oracle
 import pytest
 import strategies as s
-from guard import guard, guarded, SIDES
+from guard import SIDES, guard, guarded
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lanewise import kernels as k
 
 FAR = 1_048_575  # the last position of the contract
@@ -32,18 +31,30 @@ def check_angles(table: str, positions: np.ndarray) -> None:
         assert worst <= 1, f"{worst:.2f} ulp"
 
 
-def check_rope(table: str, tokens: int, heads: int, d: int, pairs: int, pairing: Any = "half", seed: int = 0,
-               factor: float = 1.0, side: str = "end") -> None:
+def check_rope(
+    table: str,
+    tokens: int,
+    heads: int,
+    d: int,
+    pairs: int,
+    pairing: Any = "half",
+    seed: int = 0,
+    factor: float = 1.0,
+    side: str = "end",
+) -> None:
     rng = np.random.default_rng(seed)
     positions = rng.integers(0, FAR + 1, tokens)
     inv_freq = guard(rng.random(pairs, np.float32), side)
     x = guard(s.normal(seed, (tokens, heads, d)), side)
     factor = float(np.float32(factor))
     with k.isa(table):
-        got = k.rope(x, positions, inv_freq=inv_freq, pairing=pairing, factor=factor,
-                     out=guarded((tokens, heads, d), side=side))
+        got = k.rope(
+            x, positions, inv_freq=inv_freq, pairing=pairing, factor=factor, out=guarded((tokens, heads, d), side=side)
+        )
         there = guard(x, side)
-        oracle.assert_same_bits(k.rope(there, positions, inv_freq=inv_freq, pairing=pairing, factor=factor, out=there), got)
+        oracle.assert_same_bits(
+            k.rope(there, positions, inv_freq=inv_freq, pairing=pairing, factor=factor, out=there), got
+        )
     ref, size = oracle.rope(x, positions, inv_freq, pairing, factor)
     oracle.assert_within(got, ref, 5 * oracle.U * size + 2.0**-145)
     oracle.assert_same_bits(got[..., 2 * pairs :], x[..., 2 * pairs :], "beyond the rotary dimension")
@@ -57,7 +68,7 @@ def check_pairs(table: str, heads: int, d: int, pairing: Any) -> None:
     with k.isa(table):
         got = k.rope(x, [0, 1], inv_freq=quarter, pairing=pairing)
     oracle.assert_same_bits(got[0], x[0])
-    first, second = ((slice(0, pairs), slice(pairs, d)) if pairing == "half" else (slice(0, d, 2), slice(1, d, 2)))
+    first, second = (slice(0, pairs), slice(pairs, d)) if pairing == "half" else (slice(0, d, 2), slice(1, d, 2))
     wanted = np.empty_like(x[1])
     wanted[:, first], wanted[:, second] = -x[1][:, second], x[1][:, first]
     np.testing.assert_allclose(got[1], wanted, rtol=0, atol=1e-6)
@@ -75,11 +86,19 @@ def test_angles_at_every_position_deep(table: str) -> None:
         check_angles(table, np.arange(first, first + 2**16))
 
 
-@given(tokens=st.integers(0, 5), heads=st.integers(1, 3), pairs=s.edges(8, 16, 24, 32, most=40), rest=st.sampled_from([0, 1, 6]),
-       pairing=st.sampled_from(["half", "interleaved"]), seed=s.seeds(), factor=st.sampled_from([1.0, 0.7]),
-       side=st.sampled_from(["end", "start"]))
-def test_rope(table: str, tokens: int, heads: int, pairs: int, rest: int, pairing: str, seed: int, factor: float,
-              side: str) -> None:
+@given(
+    tokens=st.integers(0, 5),
+    heads=st.integers(1, 3),
+    pairs=s.edges(8, 16, 24, 32, most=40),
+    rest=st.sampled_from([0, 1, 6]),
+    pairing=st.sampled_from(["half", "interleaved"]),
+    seed=s.seeds(),
+    factor=st.sampled_from([1.0, 0.7]),
+    side=st.sampled_from(["end", "start"]),
+)
+def test_rope(
+    table: str, tokens: int, heads: int, pairs: int, rest: int, pairing: str, seed: int, factor: float, side: str
+) -> None:
     d = 2 * pairs + rest
     check_rope(table, tokens, heads, max(d, 1), pairs, pairing, seed, factor, side)
 
@@ -137,18 +156,25 @@ def test_layouts_and_outputs() -> None:
 X, P = np.zeros((3, 2, 8), np.float32), np.arange(3)
 
 
-@pytest.mark.parametrize(("error", "name", "call"), [
-    (TypeError, "x: .*float64", lambda: k.rope(X.astype(np.float64), P)),
-    (ValueError, "x: ", lambda: k.rope(X[0], P)),
-    (TypeError, "positions: integers", lambda: k.rope(X, P * 1.0)),
-    (ValueError, "positions: shape", lambda: k.rope(X, P[:2])),
-    (ValueError, "positions: numbers that fit", lambda: k.rope(X, P + 2**40)),
-    (ValueError, "pairing: ", lambda: k.rope(X, P, pairing="both")),  # type: ignore[arg-type]
-    (ValueError, "rotary_dim: ", lambda: k.rope(X, P, rotary_dim=3)),
-    (ValueError, "rotary_dim: ", lambda: k.rope(X, P, rotary_dim=10)),
-    (ValueError, "inv_freq: ", lambda: k.rope(X, P, rotary_dim=4, inv_freq=np.ones(3, np.float32))),
-    (ValueError, "out: rows of contiguous", lambda: k.rope(X, P, out=np.zeros((3, 8, 2), np.float32).swapaxes(1, 2))),
-])
+@pytest.mark.parametrize(
+    ("error", "name", "call"),
+    [
+        (TypeError, "x: .*float64", lambda: k.rope(X.astype(np.float64), P)),
+        (ValueError, "x: ", lambda: k.rope(X[0], P)),
+        (TypeError, "positions: integers", lambda: k.rope(X, P * 1.0)),
+        (ValueError, "positions: shape", lambda: k.rope(X, P[:2])),
+        (ValueError, "positions: numbers that fit", lambda: k.rope(X, P + 2**40)),
+        (ValueError, "pairing: ", lambda: k.rope(X, P, pairing="both")),  # type: ignore[arg-type]
+        (ValueError, "rotary_dim: ", lambda: k.rope(X, P, rotary_dim=3)),
+        (ValueError, "rotary_dim: ", lambda: k.rope(X, P, rotary_dim=10)),
+        (ValueError, "inv_freq: ", lambda: k.rope(X, P, rotary_dim=4, inv_freq=np.ones(3, np.float32))),
+        (
+            ValueError,
+            "out: rows of contiguous",
+            lambda: k.rope(X, P, out=np.zeros((3, 8, 2), np.float32).swapaxes(1, 2)),
+        ),
+    ],
+)
 def test_errors_name_the_argument(error: type[Exception], name: str, call: Any) -> None:
     with pytest.raises(error, match=name):
         call()

@@ -1,4 +1,4 @@
-"""Loading never holds a model twice: the peak of a bf16 model is at most 1.15 times its weights, its cache and a constant."""
+"""Loading never holds a model twice: the peak of a bf16 model is at most 1.15 weights, its cache and a constant."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from lanewise.model.model import Model
 
 Ints = np.ndarray[Any, np.dtype[np.int32]]
@@ -33,7 +32,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "hidden_size": 44, "head_dim": 10,
          "intermediate_size": 77, "num_key_value_heads": 4, "hidden_act": "gelu_pytorch_tanh"},
     ),
-    "llama-one-kv-head": ("llama", {"num_attention_heads": 5, "num_key_value_heads": 1, "hidden_size": 60, "head_dim": 18}),
+    "llama-one-kv-head": (
+        "llama", {"num_attention_heads": 5, "num_key_value_heads": 1, "hidden_size": 60, "head_dim": 18}
+    ),
     "llama-linear": ("llama", _rope("linear", factor=2.5)),
     "llama-dynamic": ("llama", {**_rope("dynamic", factor=3.0), "max_position_embeddings": 128}),
     "llama-llama3": (
@@ -77,7 +78,7 @@ def folder(factory: pytest.TempPathFactory, name: str, dtype: str = "float32") -
 
 
 def _seed(torch: Any, model: Any, seed: int) -> None:
-    """Weights at which attention is not flat and logits differ by some units: what random initialisation does not give."""
+    """Weights at which attention is not flat and logits differ by some units."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(p: Any) -> Any:
@@ -151,7 +152,7 @@ class Player:
             np.array(starts, np.int32),
             np.array([seq.length for seq, _ in works], np.int32),
             table,
-            np.array(sum(logit_rows, []), np.int32),
+            np.concatenate(logit_rows).astype(np.int32),
         )
         for seq, tokens in works:
             seq.length += len(tokens)

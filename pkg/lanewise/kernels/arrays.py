@@ -25,15 +25,14 @@ def array(name: str, x: Any) -> NDArray[Any]:
         hint = "; convert it with .astype(numpy.float32)" if x.dtype.kind in "fiu" else ""
         got = x.dtype.name if x.dtype.isnative else f"{x.dtype.str} (not the machine's byte order)"
         raise TypeError(f"{name}: float32, float16 or bfloat16 expected, got {got}{hint}")
-    return x
+    checked: NDArray[Any] = x
+    return checked
 
 
 def float32(name: str, x: Any) -> Float32:
     """x as aligned float32; float16 and bfloat16 widen exactly, float32 stays where it is."""
     x = array(name, x)
-    if x.dtype == np.float32:
-        return x if x.flags.aligned else x.copy()
-    wide: Float32 = x.astype(np.float32)
+    wide: Float32 = x.astype(np.float32, copy=not x.flags.aligned)
     return wide
 
 
@@ -97,8 +96,9 @@ def target(name: str, out: Any, shape: tuple[int, ...], inner: int = 1) -> Float
     if not out.flags.writeable or not out.flags.aligned:
         raise ValueError(f"{name}: the array must be {'aligned' if out.flags.writeable else 'writable'}")
     if as_rows(out, inner) is None:
-        raise ValueError(f"{name}: rows of contiguous values expected, got strides {list(out.strides)}; "
-                         "pass a C-contiguous array")
+        raise ValueError(
+            f"{name}: rows of contiguous values expected, got strides {list(out.strides)}; pass a C-contiguous array"
+        )
     return out
 
 
@@ -107,7 +107,7 @@ def overlaps(x: NDArray[Any], y: NDArray[Any]) -> bool:
     if not np.may_share_memory(x, y):
         return False
     try:
-        return np.shares_memory(x, y, max_work=1000)
+        return np.shares_memory(x, y, max_work=1000)  # type: ignore[arg-type]  # numpy's stub knows two values
     except Exception as error:  # numpy's TooHardError has moved between modules
         if type(error).__name__ != "TooHardError":
             raise

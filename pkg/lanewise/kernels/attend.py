@@ -15,25 +15,54 @@ _UNLIMITED = (-1, -1)
 
 
 @overload
-def attention(q: Any, k: Any, v: Any, *, causal: bool = ..., scale: float | None = ..., window: tuple[int, int] = ...,
-              softcap: float = ..., return_lse: Literal[False] = ..., exact: bool = ..., out: Float32 | None = ...
-              ) -> Float32: ...
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    causal: bool = ...,
+    scale: float | None = ...,
+    window: tuple[int, int] = ...,
+    softcap: float = ...,
+    return_lse: Literal[False] = ...,
+    exact: bool = ...,
+    out: Float32 | None = ...,
+) -> Float32: ...
 @overload
-def attention(q: Any, k: Any, v: Any, *, causal: bool = ..., scale: float | None = ..., window: tuple[int, int] = ...,
-              softcap: float = ..., return_lse: Literal[True], exact: bool = ..., out: Float32 | None = ...
-              ) -> tuple[Float32, Float32]: ...
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    causal: bool = ...,
+    scale: float | None = ...,
+    window: tuple[int, int] = ...,
+    softcap: float = ...,
+    return_lse: Literal[True],
+    exact: bool = ...,
+    out: Float32 | None = ...,
+) -> tuple[Float32, Float32]: ...
 
 
 def attention(
-    q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | None = None, window: tuple[int, int] = _UNLIMITED,
-    softcap: float = 0.0, return_lse: bool = False, exact: bool = True, out: Float32 | None = None,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    window: tuple[int, int] = _UNLIMITED,
+    softcap: float = 0.0,
+    return_lse: bool = False,
+    exact: bool = True,
+    out: Float32 | None = None,
 ) -> Any:
     """softmax(q . k^T * scale) . v, never forming the scores as a matrix.
 
     Layout and names as in FlashAttention: q is [batch, lq, heads, d], k and v are [batch, lk, kv_heads, d]; without
-    `batch` all three lack it. heads is a multiple of kv_heads: each kv head serves heads / kv_heads neighbours. The last
-    query stands at the last key: row i is at position i + lk - lq, `causal` lets it see keys up to there, and
-    window=(left, right) those within reach (-1: unlimited). softcap > 0 bends scores to softcap * tanh(score / softcap).
+    `batch` all three lack it. heads is a multiple of kv_heads: each kv head serves heads / kv_heads neighbours. The
+    last query stands at the last key: row i is at position i + lk - lq, `causal` lets it see keys up to there, and
+    window=(left, right) those within reach (-1: unlimited). softcap > 0 bends scores to softcap * tanh(score/softcap).
     scale is 1/sqrt(d) unless given. A row that sees no key gives zeros. return_lse also gives the logarithm of the sum
     of exponentials, [batch, heads, lq]. bfloat16 keys and values stay bfloat16, their products are summed in float32;
     exact=False lets them use the CPU's bfloat16 dot product, which rounds q and the probabilities too.
@@ -71,8 +100,9 @@ def _check(q: Float32, k: Float32, v: Float32) -> None:
         raise ValueError(f"k: the batch and head sizes of q {list(q.shape)} expected, got {list(k.shape)}")
     heads, kv_heads, d = q.shape[-2], k.shape[-2], q.shape[-1]
     if d < 1 or kv_heads < 1 or heads < 1 or heads % kv_heads:
-        raise ValueError(f"q: heads that are a multiple of the {kv_heads} of k, and d from 1 on, expected, "
-                         f"got {heads} heads of {d}")
+        raise ValueError(
+            f"q: heads that are a multiple of the {kv_heads} of k, and d from 1 on, expected, got {heads} heads of {d}"
+        )
 
 
 def _ranges(lq: int, lk: int, left: int, right: int) -> list[tuple[int, int, int, int, int]]:
@@ -120,17 +150,39 @@ class _Job:
             return lse
         with contexts.borrowed() as ctx:
             self.cache.reserve(self.table.size)
-            _native.append(ctx, self.cache, 0, self.starts(self.length), np.zeros(self.batch, np.int32), self.table,
-                           rows(self.k, 2), rows(self.v, 2))
+            _native.append(
+                ctx,
+                self.cache,
+                0,
+                self.starts(self.length),
+                np.zeros(self.batch, np.int32),
+                self.table,
+                rows(self.k, 2),
+                rows(self.v, 2),
+            )
             for begin, end, first, reach_left, reach_right in runs:
                 whole = (begin, end) == (0, lq)
                 part = as_rows(o, 2) if whole else np.empty((self.batch * (end - begin), heads * self.d), np.float32)
                 sums = np.empty((self.batch * (end - begin), heads), np.float32)
                 _native.attend(
-                    ctx, self.cache, 0, self.starts(end - begin), np.full(self.batch, first, np.int32), self.table,
-                    rows(q[:, begin:end], 2), part, heads=heads, kv_heads=self.kv_heads, scale=self.scale,
-                    softcap=self.softcap, causal=False, window=(reach_left, reach_right),
-                    kv_length=np.full(self.batch, self.length, np.int32), lse=sums, exact=self.exact)
+                    ctx,
+                    self.cache,
+                    0,
+                    self.starts(end - begin),
+                    np.full(self.batch, first, np.int32),
+                    self.table,
+                    rows(q[:, begin:end], 2),
+                    part,
+                    heads=heads,
+                    kv_heads=self.kv_heads,
+                    scale=self.scale,
+                    softcap=self.softcap,
+                    causal=False,
+                    window=(reach_left, reach_right),
+                    kv_length=np.full(self.batch, self.length, np.int32),
+                    lse=sums,
+                    exact=self.exact,
+                )
                 if part is not None and not whole:
                     o[:, begin:end] = part.reshape(self.batch, end - begin, heads, self.d)
                 lse[:, begin:end] = sums.reshape(self.batch, end - begin, heads)

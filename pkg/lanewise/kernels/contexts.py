@@ -70,7 +70,8 @@ def isa(name: str) -> Iterator[None]:
     if name not in missing:
         raise ValueError(f"isa: this build has no table {name!r}; it has {', '.join(missing)}")
     if missing[name] is not None:
-        raise ValueError(f"isa: this machine cannot run {name!r}, it lacks {missing[name]}; usable: {', '.join(tables())}")
+        usable = ", ".join(tables())
+        raise ValueError(f"isa: this machine cannot run {name!r}, it lacks {missing[name]}; usable: {usable}")
     token = _isa.set(name)
     try:
         yield

@@ -21,28 +21,28 @@ class PackedMatrix:
 
     __slots__ = ("_weight", "dtype", "shape")
 
-    def __init__(self, shape: tuple[int, int], dtype: str, weight: _native.Weight | None) -> None:
-        self.shape = shape
-        self.dtype = dtype
-        self._weight = weight  # None: no elements
+    def __init__(self, weight: _native.Weight) -> None:
+        self.shape = (weight.n, weight.k)
+        self.dtype = weight.format
+        self._weight = weight
 
     @property
     def nbytes(self) -> int:
-        return self._weight.nbytes if self._weight is not None else 0
+        return self._weight.nbytes
 
     def unpack(self) -> Float32:
         """The weights as float32 [n, k], exactly as they were packed."""
         out = np.empty(self.shape, np.float32)
-        if self._weight is not None:
-            self._weight.unpack(0, out)
+        self._weight.unpack(0, out)
         return out
 
     def __repr__(self) -> str:
         return f"PackedMatrix({self.shape[0]} x {self.shape[1]} {self.dtype}, {self.nbytes} bytes)"
 
 
-def pack(w: Any, dtype: Literal["float32", "bfloat16"] | None = None, *, source: Literal["bfloat16"] | None = None
-         ) -> PackedMatrix:
+def pack(
+    w: Any, dtype: Literal["float32", "bfloat16"] | None = None, *, source: Literal["bfloat16"] | None = None
+) -> PackedMatrix:
     """Packs w [n, k] (rows are outputs) for `gemm`.
 
     dtype is what is kept: by default bfloat16 for bfloat16 arrays, else float32. float32 keeps every value exactly;
@@ -63,18 +63,22 @@ def pack(w: Any, dtype: Literal["float32", "bfloat16"] | None = None, *, source:
     dtype = dtype or ("bfloat16" if type_ == "bfloat16" else "float32")
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype: 'float32' or 'bfloat16' expected, got {dtype!r}")
-    n, k = bits.shape
-    if not bits.size:
-        return PackedMatrix((n, k), dtype, None)
-    weight = _native.Weight(dtype, n, k)
+    weight = _native.Weight(dtype, *bits.shape)
     with contexts.borrowed() as ctx:
         weight.pack(ctx, bits if bits.flags.aligned else bits.copy(), type_)
-    return PackedMatrix((n, k), dtype, weight)
+    return PackedMatrix(weight)
 
 
 def gemm(
-    a: Any, b: Any, *, trans_b: bool = False, bias: Any = None, residual: Any = None,
-    activation: Activation | None = None, exact: bool = True, out: Float32 | None = None,
+    a: Any,
+    b: Any,
+    *,
+    trans_b: bool = False,
+    bias: Any = None,
+    residual: Any = None,
+    activation: Activation | None = None,
+    exact: bool = True,
+    out: Float32 | None = None,
 ) -> Float32:
     """activation(a @ b + bias) + residual, in float32.
 
@@ -107,25 +111,14 @@ def gemm(
     late = apart(late, c) if late is not None else None
     early = None if residual is None or late is not None else rows(apart_or_same(residual, c))
     bias = apart(bias, c) if bias is not None else None
-    _product(rows(apart(a, c)), packed, bias, early, exact, c)
+    a = rows(apart(a, c))
+    with contexts.borrowed() as ctx:
+        _native.gemm(ctx, a, packed._weight, as_rows(c), bias, early, exact)
     if activation is not None:
         activate(activation, c)
         if late is not None:
             c += late
     return c
-
-
-def _product(a: Float32, w: PackedMatrix, bias: Float32 | None, residual: Float32 | None, exact: bool, c: Float32) -> None:
-    """c = a . w^T + bias + residual; k = 0 gives zero plus bias plus residual."""
-    target_rows = as_rows(c)
-    assert target_rows is not None
-    if w._weight is None:
-        target_rows[...] = np.float32(0) if bias is None else bias
-        if residual is not None:
-            target_rows += residual
-        return
-    with contexts.borrowed() as ctx:
-        _native.gemm(ctx, a, w._weight, target_rows, bias, residual, exact)
 
 
 def _sizes(b: Any, trans_b: bool) -> tuple[int, int]:

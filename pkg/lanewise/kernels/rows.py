@@ -33,14 +33,22 @@ def rms_norm(x: Any, weight: Any = None, eps: float = 1e-6, *, out: Float32 | No
     return y
 
 
-def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, out: Float32 | None = None) -> Float32:
+def layer_norm(
+    x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, out: Float32 | None = None
+) -> Float32:
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
     x, y_rows, y = _two(x, out)
     weight, bias = vector("weight", weight, x.shape[-1]), vector("bias", bias, x.shape[-1])
     if y.size:
         with contexts.borrowed() as ctx:
-            _native.layer_norm(ctx, x, None if weight is None else apart(weight, y),
-                               None if bias is None else apart(bias, y), eps, y_rows)
+            _native.layer_norm(
+                ctx,
+                x,
+                None if weight is None else apart(weight, y),
+                None if bias is None else apart(bias, y),
+                eps,
+                y_rows,
+            )
     return y
 
 
@@ -149,14 +157,22 @@ def _positions(positions: Any, shape: tuple[int, ...]) -> Any:
     try:
         wide = np.broadcast_to(positions, shape)
     except ValueError:
-        raise ValueError(f"positions: shape {list(shape[-1:])} or {list(shape)} expected, as x has tokens, "
-                         f"got {list(positions.shape)}") from None
+        raise ValueError(
+            f"positions: shape {list(shape[-1:])} or {list(shape)} expected, as x has tokens, "
+            f"got {list(positions.shape)}"
+        ) from None
     return np.ascontiguousarray(wide, np.int32).reshape(-1)
 
 
 def rope(
-    x: Any, positions: Any, *, theta: float = 10000.0, inv_freq: Any = None,
-    pairing: Literal["half", "interleaved"] = "half", rotary_dim: int | None = None, factor: float = 1.0,
+    x: Any,
+    positions: Any,
+    *,
+    theta: float = 10000.0,
+    inv_freq: Any = None,
+    pairing: Literal["half", "interleaved"] = "half",
+    rotary_dim: int | None = None,
+    factor: float = 1.0,
     out: Float32 | None = None,
 ) -> Float32:
     """Rotary embedding of x [..., tokens, heads, head_dim] at positions [tokens] or [..., tokens].

@@ -1,0 +1,147 @@
+"""A model folder here and in PyTorch/transformers, in turn: our prefill, theirs, our decode, theirs.
+
+    python bench/compare.py FOLDER [--dtype bfloat16,float32] [--prefill 512] [--decode 32] [--gguf FILE]
+
+Rounds are interleaved, medians count, a ratio is ours over theirs in the same run. --gguf adds llama.cpp, through
+llama-cpp-python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+from run import Run
+
+
+class Torch:
+    """transformers with PyTorch's own attention; the prompt in one forward, as it does by default."""
+
+    def __init__(self, folder: Path, dtype: str, threads: int, ids: Any) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(threads)
+        self.torch, self.ids = torch, torch.from_numpy(ids.astype("int64"))[None]
+        kind = getattr(torch, dtype)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa").eval()
+        self.cache: Any = None
+
+    def prefill(self, n: int) -> float:
+        begin = time.perf_counter()
+        with self.torch.inference_mode():
+            out = self.model(self.ids[:, :n], use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        return time.perf_counter() - begin
+
+    def decode(self, n: int) -> float:
+        """After a prefill."""
+        begin = time.perf_counter()
+        with self.torch.inference_mode():
+            for i in range(n):
+                out = self.model(self.ids[:, i : i + 1], past_key_values=self.cache, use_cache=True)
+                self.cache = out.past_key_values
+        return time.perf_counter() - begin
+
+
+class LlamaCpp:
+    """llama.cpp through llama-cpp-python; whatever format the file has."""
+
+    def __init__(self, file: Path, threads: int, context: int, ids: Any) -> None:
+        from llama_cpp import Llama
+
+        self.model = Llama(
+            str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False
+        )
+        self.ids = [int(i) % self.model.n_vocab() for i in ids[:context]]
+
+    def prefill(self, n: int) -> float:
+        self.model.reset()
+        begin = time.perf_counter()
+        self.model.eval(self.ids[:n])
+        return time.perf_counter() - begin
+
+    def decode(self, n: int) -> float:
+        begin = time.perf_counter()
+        for i in range(n):
+            self.model.eval(self.ids[i : i + 1])
+        return time.perf_counter() - begin
+
+
+class Ours:
+    """lanewise behind the same two methods."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.at = run, 0
+
+    def prefill(self, n: int) -> float:
+        self.at = n
+        return self.run.prefill(n)
+
+    def decode(self, n: int) -> float:
+        return self.run.decode(n, self.at)
+
+
+def compare(args: argparse.Namespace, dtype: str, limits: common.Limits) -> tuple[dict[str, Any], str]:
+    """Figures and text for one dtype."""
+    run = Run(args.folder, dtype=dtype, threads=args.threads, isa=args.isa)
+    threads, n, d = run.model.threads, args.prefill, args.decode
+    sides: dict[str, Any] = {"lanewise": Ours(run)}
+    sides["transformers"] = Torch(args.folder, dtype, threads, run.ids)
+    if args.gguf:
+        sides["llama.cpp"] = LlamaCpp(args.gguf, threads, n + d + 64, run.ids)
+    contenders: dict[str, Callable[[], float]] = limits.contenders(run.arithmetic, "read")
+    contenders |= {f"{name} prefill": lambda side=side: side.prefill(n) for name, side in sides.items()}
+    contenders |= {f"{name} decode": lambda side=side: side.decode(d) for name, side in sides.items()}
+    measured = common.interleave(contenders, args.repeat, args.seconds / len(args.dtype), rotate=False)
+    peaks = {name: common.median(measured[f"limit {name}"]) for name in (run.arithmetic, "read")}
+    fractions = {
+        "prefill": run.work.prefill_operations(0, n)
+        / common.median(measured["lanewise prefill"])
+        / peaks[run.arithmetic],
+        "decode": run.work.decode_bytes(n, d) / common.median(measured["lanewise decode"]) / peaks["read"],
+    }
+    rows, cells = [], []
+    for phase, tokens in (("prefill", n), ("decode", d)):
+        speed = {name: tokens / common.median(measured[f"{name} {phase}"]) for name in sides}
+        ratios = {name: speed["lanewise"] / other for name, other in speed.items() if name != "lanewise"}
+        rows.append({"phase": phase, "tokens": tokens, "tokens_per_second": speed, "ratio": ratios,
+                     "fraction_of_limit": fractions[phase],
+                     "seconds": {name: measured[f"{name} {phase}"] for name in sides}})  # fmt: skip
+        cells.append(
+            [f"{phase} {tokens}", *speed.values(), *(f"{r:.2f}x" for r in ratios.values()), f"{fractions[phase]:.0%}"]
+        )
+    others = [f"/ {name}" for name in list(sides)[1:]]
+    text = f"{args.folder.name}, {dtype}, {run.model.isa}, {threads} threads, tokens/s\n"
+    text += common.table(["", *sides, *others, "of our limit"], cells) + "\n"
+    run.model.close()
+    return {"dtype": dtype, "formats": run.model.formats, "limits": peaks, "rows": rows}, text
+
+
+def main() -> None:
+    parser = common.arguments(__doc__ or "", repeat=3)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dtype", type=lambda text: text.split(","), default=["bfloat16"], help="bfloat16,float32")
+    parser.add_argument("--prefill", type=int, default=512)
+    parser.add_argument("--decode", type=int, default=32)
+    parser.add_argument("--gguf", type=Path, help="a GGUF file of the same model for llama-cpp-python")
+    args = parser.parse_args()
+    limits = common.Limits(args.threads, args.isa)
+    figures, text = [], ""
+    for dtype in args.dtype:
+        found, lines = compare(args, dtype, limits)
+        figures.append(found)
+        text += lines
+        gc.collect()
+    peers = common.versions("torch", "transformers", "llama_cpp")
+    common.finish(args, limits.context, "compare", {"model": args.folder.name, "peers": peers, "runs": figures}, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+# The kernels on plain arrays: the second half of _native.pyx, which includes it.
+
+
+def gemm(Context ctx not None, a, Weight w not None, c, bias=None, residual=None, bint exact=True):
+    cdef _View va = _f32(a, 2), vc = _f32(c, 2, True), vb = _maybe(bias, w.n)
+    cdef _View vr = _f32(residual, 2) if residual is not None else None
+    cdef lw_gemm_args g
+    _require(va.n(1) == w.k and vc.n(1) == w.n and vc.n(0) == va.n(0), "a[m, k], w[n, k] and c[m, n] do not fit together")
+    _require(vr is None or (vr.n(0) == va.n(0) and vr.n(1) == w.n), "residual must have the shape of c")
+    g.a, g.lda, g.w, g.c, g.ldc = _ptr(va), va.ld(), w.h, <float *>vc.b.buf, vc.ld()
+    g.bias, g.residual, g.ldr, g.m, g.exact = _ptr(vb), _ptr(vr), (vr.ld() if vr is not None else 0), va.n(0), exact
+    cdef lw_status status
+    with nogil:
+        status = lw_gemm(ctx.h, &g)
+    _check(status)
+
+
+def rms_norm(Context ctx not None, x, w, float eps, y):
+    cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True), vw = _maybe(w, vx.n(1))
+    _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")
+    _check(lw_rms_norm(ctx.h, vx.n(0), vx.n(1), _ptr(vx), vx.ld(), _ptr(vw), eps, <float *>vy.b.buf, vy.ld()))
+
+
+def layer_norm(Context ctx not None, x, w, b, float eps, y):
+    cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True), vw = _maybe(w, vx.n(1)), vb = _maybe(b, vx.n(1))
+    _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")
+    _check(lw_layer_norm(ctx.h, vx.n(0), vx.n(1), _ptr(vx), vx.ld(), _ptr(vw), _ptr(vb), eps, <float *>vy.b.buf, vy.ld()))
+
+
+def softmax(Context ctx not None, x, y):
+    cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True)
+    _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")
+    _check(lw_softmax(ctx.h, vx.n(0), vx.n(1), _ptr(vx), vx.ld(), <float *>vy.b.buf, vy.ld()))
+
+
+def activation(Context ctx not None, str act, x, y):
+    cdef _View vx = _f32(x, 1), vy = _f32(y, 1, True)
+    _require(vx.n(0) == vy.n(0), "x and y must have the same length")
+    _check(lw_activation(ctx.h, _named(_ACTS, act, "act"), vx.n(0), _ptr(vx), <float *>vy.b.buf))
+
+
+def mul_activation(Context ctx not None, str act, gate, up, y):
+    cdef _View vg = _f32(gate, 1), vu = _f32(up, 1), vy = _f32(y, 1, True)
+    _require(vg.n(0) == vu.n(0) == vy.n(0), "gate, up and y must have the same length")
+    _check(lw_mul_activation(ctx.h, _named(_ACTS, act, "act"), vg.n(0), _ptr(vg), _ptr(vu), <float *>vy.b.buf))
+
+
+def rope(Context ctx not None, x, positions, inv_freq, int heads, bint interleaved=False, float factor=1.0):
+    cdef _View vx = _f32(x, 2, True), vp = _i32(positions, 1), vf = _f32(inv_freq, 1)
+    cdef lw_rope_args r
+    _require(heads > 0 and vx.n(1) % heads == 0, "a row of x must hold `heads` heads")
+    _require(vp.n(0) == vx.n(0), "positions needs one entry per row of x")
+    r.x, r.ldx, r.tokens, r.heads, r.head_dim = <float *>vx.b.buf, vx.ld(), vx.n(0), heads, <int>(vx.n(1) // heads)
+    r.pairs, r.interleaved, r.positions, r.inv_freq, r.factor = <int>vf.n(0), interleaved, <int32_t *>vp.b.buf, _ptr(vf), factor
+    _check(lw_rope(ctx.h, &r))
+
+
+def append(Context ctx not None, Cache cache not None, int layer, row_starts, first_position, page_table, k, v):
+    cdef _Sequences s = _Sequences(row_starts, first_position, page_table)
+    cdef _View vk = _f32(k, 2), vv = _f32(v, 2)
+    _require(vk.n(0) >= s.rows() and vv.n(0) >= s.rows(), "k and v need a row for every row of the batch")
+    _check(lw_cache_append(ctx.h, cache.h, layer, &s.s, _ptr(vk), vk.ld(), _ptr(vv), vv.ld()))
+
+
+def attend(Context ctx not None, Cache cache not None, int layer, row_starts, first_position, page_table, q, out, *,
+           int heads, int kv_heads, float scale, float softcap=0.0, bint causal=True, window=(-1, -1), kv_length=None,
+           lse=None, bint exact=True):
+    cdef _Sequences s = _Sequences(row_starts, first_position, page_table)
+    cdef _View vq = _f32(q, 2), vo = _f32(out, 2, True)
+    cdef _View vl = _f32(lse, 2, True) if lse is not None else None
+    cdef _View vk = _i32(kv_length, 1) if kv_length is not None else None
+    cdef lw_attend_args a
+    _require(vq.n(0) >= s.rows() and vo.n(0) >= s.rows(), "q and out need a row for every row of the batch")
+    _require(vl is None or (vl.n(0) >= s.rows() and vl.n(1) == heads and vl.ld() == heads), "lse must be packed [rows, heads]")
+    _require(vk is None or vk.n(0) == s.s.count, "kv_length needs an entry for every sequence")
+    a.q, a.ldq, a.out, a.ldo = _ptr(vq), vq.ld(), <float *>vo.b.buf, vo.ld()
+    a.lse = <float *>vl.b.buf if vl is not None else NULL
+    a.kv_length = <int32_t *>vk.b.buf if vk is not None else NULL
+    a.layer, a.exact = layer, exact
+    a.shape.heads, a.shape.kv_heads, a.shape.scale, a.shape.softcap = heads, kv_heads, scale, softcap
+    a.shape.causal, a.shape.window_left, a.shape.window_right = causal, window[0], window[1]
+    cdef lw_status status
+    with nogil:
+        status = lw_attend(ctx.h, cache.h, &s.s, &a)
+    _check(status)
