@@ -51,7 +51,7 @@ sanitize:  ## the C tests under address, undefined and thread sanitizers
 	for t in build/asan/test_*; do if [ -x $$t ] && [ -f $$t ]; then $$t || exit 1; fi; done
 	$(CMAKE) -S csrc -B build/tsan -DLW_BUILD_TESTS=ON -DLW_ASSERT_ON=ON -DLW_SANITIZE=thread
 	$(CMAKE) --build build/tsan --parallel 2
-	build/tsan/test_runtime pool
+	build/tsan/test_runtime pool && build/tsan/test_gemm
 
 clean:  ## remove what was built
 	rm -rf build dist $(VENV)

@@ -47,7 +47,7 @@ typedef struct lw_kernels {
     /* y[i] = bfloat16(x[i]), nearest even, NaN stays a (quiet) NaN. */
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);
 
-    /* y = x / sqrt(mean(x^2) + eps) * w; w NULL = ones; y may equal x. Sum of squares compensated (Ogita, Rump, Oishi 2005). */
+    /* y = x / sqrt(mean(x^2) + eps) * w; w NULL = ones; y may equal x. The squares are summed in float64. */
     void (*rms_norm)(size_t n, const float *x, const float *w, float eps, float *y);
     /* y = (x - mean) / sqrt(var + eps) * w + b, var of the centred values; w, b NULL = ones, zeros; y may equal x. */
     void (*layer_norm)(size_t n, const float *x, const float *w, const float *b, float eps, float *y);

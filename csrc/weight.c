@@ -5,17 +5,32 @@
 #include <string.h>
 
 /* ---- conversions: plain integer arithmetic, so that no bit depends on the CPU -------------------------------------- */
-static inline uint32_t f16_to_f32(uint16_t h)
+typedef uint16_t u16x4 __attribute__((vector_size(8)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef float f32x4 __attribute__((vector_size(16)));
+
+/* Four at a time in the compiler's own vectors: no loop that it would vectorise may reinterpret bits. */
+static inline u32x4 f16_to_f32(u16x4 h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, m = (uint32_t)(h & 0x7fff) << 13;
-    uint32_t normal = m + 0x38000000, special = m + 0x70000000;   /* special: infinity and NaN, the payload kept */
+    u32x4 wide = __builtin_convertvector(h, u32x4), sign = (wide & 0x8000) << 16, m = (wide & 0x7fff) << 13;
     /* Subnormal: 2^-14 (1 + fraction) - 2^-14 is exact and, unlike a search for the leading one, has no branch. */
-    uint32_t b = m | 0x38800000;
-    float f;
-    memcpy(&f, &b, 4);
-    f -= 0x1p-14f;
-    memcpy(&b, &f, 4);
-    return sign | (m >= 0x0f800000 ? special : m >= 0x00800000 ? normal : b);
+    u32x4 small = (u32x4)((f32x4)(m | 0x38800000) - 0x1p-14f);
+    /* Infinity and NaN keep their payload: the exponent goes up twice. */
+    u32x4 special = (u32x4)((i32x4)m >= 0x0f800000) & 0x38000000, normal = (u32x4)((i32x4)m >= 0x00800000);
+    return sign | ((m + 0x38000000 + special) & normal) | (small & ~normal);
+}
+
+/* To float32, n rounded up to 4: the caller has the room. */
+static void widen_f16(int n, const uint16_t *h, uint32_t *out)
+{
+    for (int i = 0; i < n; i += 4) {
+        u16x4 four = {0};
+        if (i + 4 <= n) memcpy(&four, h + i, 8);
+        else for (int j = 0; i + j < n; j++) four[j] = h[i + j];
+        u32x4 wide = f16_to_f32(four);
+        memcpy(out + i, &wide, 16);
+    }
 }
 
 static inline uint16_t f32_to_bf16(uint32_t u)
@@ -34,11 +49,16 @@ static void convert(lw_format format, lw_type type, int n, const void *source, v
     if (format == LW_P32) {
         if (type == LW_F32) memcpy(out32, f, (size_t)n * 4);
         else if (type == LW_BF16) for (int i = 0; i < n; i++) out32[i] = (uint32_t)h[i] << 16;
-        else for (int i = 0; i < n; i++) out32[i] = f16_to_f32(h[i]);
+        else widen_f16(n, h, out32);
     } else {
         if (type == LW_BF16) memcpy(out16, h, (size_t)n * 2);
         else if (type == LW_F32) for (int i = 0; i < n; i++) out16[i] = f32_to_bf16(f[i]);
-        else for (int i = 0; i < n; i++) out16[i] = f32_to_bf16(f16_to_f32(h[i]));
+        else for (int i = 0; i < n; i += 64) {
+            uint32_t wide[64];
+            int some = n - i < 64 ? n - i : 64;
+            widen_f16(some, h + i, wide);
+            for (int j = 0; j < some; j++) out16[i + j] = f32_to_bf16(wide[j]);
+        }
     }
 }
 
@@ -116,7 +136,6 @@ static void gather(const pack_job *job, const unsigned char *const rows[LW_LANES
     }
 }
 
-typedef uint32_t u32x4 __attribute__((vector_size(16)));
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else

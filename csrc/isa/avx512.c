@@ -7,7 +7,7 @@
 #include "tables.h"
 
 #ifdef LW_EMULATE
-LW_DEFINE_TABLE(lw_emulated_avx512, "avx512");
+LW_DEFINE_TABLE(lw_emulated_avx512, "emulated_avx512");
 #else
 LW_DEFINE_TABLE(lw_kernels_avx512, "avx512");
 #endif

@@ -17,7 +17,7 @@ ALWAYS_INLINE vreg vr_dot(vreg a, vreg b, vreg c) {
 #include "tables.h"
 
 #ifdef LW_EMULATE
-LW_DEFINE_TABLE(lw_emulated_avx512_bf16, "avx512_bf16");
+LW_DEFINE_TABLE(lw_emulated_avx512_bf16, "emulated_avx512_bf16");
 #else
 LW_DEFINE_TABLE(lw_kernels_avx512_bf16, "avx512_bf16");
 #endif

@@ -1,5 +1,5 @@
-/* list.c - the tables of this build, best first, and what each needs. Broken tables (test builds) come last and are only
- * found by name. */
+/* list.c - the tables of this build, best first, and what each needs. Test builds add, after scalar, so that they are only found
+ * by name: the AVX-512 tables emulated (vec/emulate.h), and the deliberately broken ones. */
 #include <string.h>
 #include "../cpu.h"
 #include "tables.h"
@@ -28,6 +28,10 @@ const lw_isa lw_isa_list[] = {
     {&lw_kernels_avx2, missing_avx2},
 #endif
     {&lw_kernels_scalar, missing_scalar},
+#ifdef LW_TEST_EMULATED
+    {&lw_emulated_avx512_bf16, missing_avx2},
+    {&lw_emulated_avx512, missing_avx2},
+#endif
 #ifdef LW_TEST_TABLES
     {&lw_broken_k, missing_scalar},
     {&lw_broken_lanes, missing_scalar},

@@ -33,18 +33,31 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         """Read tokenizer.json, tokenizer_config.json and chat_template.jinja of a model folder. Raises LoadError."""
-        self.folder = folder
-        self._tokenizer = _load(folder)
+        tokenizer = _load(folder)
         config: dict[str, Any] = {}
         if files.has(folder, TOKENIZER_CONFIG):
             config = files.read_object(files.member(folder, TOKENIZER_CONFIG))
         fields = Fields(config, folder / TOKENIZER_CONFIG)
-        self.special_tokens = _special_tokens(fields)
+        self._set(folder, tokenizer, _special_tokens(fields), _read_templates(folder, fields))
+
+    @classmethod
+    def of(
+        cls, source: Path, tokenizer: tokenizers.Tokenizer, special_tokens: dict[str, str], templates: dict[str, str]
+    ) -> Tokenizer:
+        """One made of parts that come from elsewhere; `source` is what messages name, templates: by name."""
+        made = cls.__new__(cls)
+        made._set(source, tokenizer, special_tokens, templates)
+        return made
+
+    def _set(
+        self, folder: Path, tokenizer: tokenizers.Tokenizer, special_tokens: dict[str, str], templates: dict[str, str]
+    ) -> None:
+        self.folder, self._tokenizer = folder, tokenizer
+        self.special_tokens, self._templates = special_tokens, templates
         self.bos_id = self._id("bos_token")
         self.eos_id = self._id("eos_token")
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._templates = _read_templates(folder, fields)
         self._compiled: dict[str, ChatTemplate] = {}
         self._kind = _decoder_kind(self._tokenizer)
         self._bytes: dict[int, bytes] = {}

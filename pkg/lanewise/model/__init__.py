@@ -1,4 +1,4 @@
-"""Between a model folder and the engine: what the model is (spec), and where its numbers lie (safetensors)."""
+"""Between a model's files and the engine: what the model is (spec), and where its numbers lie (safetensors, GGUF)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user types to a folder on this machine. Nothing is downloaded here."""
+"""From what a user types to a model folder or file on this machine. Nothing is downloaded here."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 from ..errors import LoadError, UnsupportedError, shorten
 from . import files
+from .config import CONFIG
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 
 def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The model folder that `source` means.
+    """The model folder, or the GGUF file, that `source` means.
 
-    "builtin": the model that the package ships. A folder: itself. A .safetensors file: its folder. "owner/name": the
-    snapshot of `revision` (a branch, tag or commit; None: main) in the local Hugging Face cache.
-    Raises LoadError, with what to do; UnsupportedError for a .gguf file.
+    "builtin": the model that the package ships. A folder: itself, or the one GGUF file in it if it has no config.json.
+    A .safetensors file: its folder. A .gguf file: itself. "owner/name": the snapshot of `revision` (a branch, tag or
+    commit; None: main) in the local Hugging Face cache, as a folder. Raises LoadError, with what to do.
     """
     text = os.fspath(source)
     if text == "builtin":
@@ -27,17 +28,25 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
             builtin if builtin.is_dir() else _missing(builtin, "the built-in model is missing from this installation")
         )
     path = Path(text).expanduser()
-    if path.suffix == ".gguf":
-        raise UnsupportedError("GGUF files come in a later version", file=path)
     if path.is_dir():
-        return path
+        return _gguf_in(path)
     if path.is_file():
-        if path.suffix == ".safetensors":
-            return path.parent
-        raise UnsupportedError("is neither a model folder nor a .safetensors file", file=path)
+        if path.suffix in (".safetensors", ".gguf"):
+            return path.parent if path.suffix == ".safetensors" else path
+        raise UnsupportedError("is neither a model folder nor a .safetensors or .gguf file", file=path)
     if _NAME.fullmatch(text) and not text.startswith((".", "/")) and ".." not in text:
-        return _cached(text, revision)
+        return _gguf_in(_cached(text, revision))
     return _missing(path, "there is no such folder or file; a name in the Hugging Face cache has the form owner/name")
+
+
+def _gguf_in(folder: Path) -> Path:
+    """The folder, unless it has no config.json but one GGUF file: that."""
+    if files.has(folder, CONFIG):
+        return folder
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".gguf"))
+    if len(found) > 1:
+        raise LoadError(f"has {len(found)} GGUF files; name one of them: {', '.join(found[:8])}", file=folder)
+    return files.member(folder, found[0]) if found else folder
 
 
 def cache_folder() -> Path:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import LoadError, UnsupportedError, shorten
 from . import arch
-from .config import MAX_CONTEXT, MAX_HEADS, MAX_VOCABULARY, Config, Fields, Generation
+from .config import MAX_CONTEXT, MAX_VOCABULARY, Config, Fields, Generation
 from .gguf import GgufArray, GgufFile
 from .gguf_vocab import end_ids
 from .rope import as_floats
@@ -160,7 +160,7 @@ def read_model(file: GgufFile) -> tuple[Spec, Generation]:
         key = f"{name}.rope.dimension_count"
         raise data.unsupported(key, f"is {dims}, but heads have {spec.rope.dim} channels; all of them have to turn")
     spec = replace(spec, names=NAMES, rope=_with_factors(file, spec))
-    if "blk.0.attn_q.bias" in file.tensors and NAMES.o.replace("{i}", "0").replace("weight", "bias") not in file.tensors:
+    if "blk.0.attn_q.bias" in file.tensors and "blk.0.attn_output.bias" not in file.tensors:
         layers = tuple(replace(layer, attention=replace(layer.attention, bias_o=False)) for layer in spec.layers)
         spec = replace(spec, layers=layers)
     return spec, _generation(data, spec)
@@ -177,8 +177,8 @@ def open_weights(file: GgufFile, spec: Spec) -> GgufWeights:
     spec.check(weights)
     for tensor in spec.tensors():
         if len(tensor.shape) == 1 and weights.stored(tensor.name) not in FLOATS:
-            kind = weights.stored(tensor.name)
-            raise LoadError(f"is {kind}; a vector has to be one of {', '.join(FLOATS)}", file=file.path, field=tensor.name)
+            message = f"is {weights.stored(tensor.name)}; a vector has to be one of {', '.join(FLOATS)}"
+            raise LoadError(message, file=file.path, field=tensor.name)
     return weights
 
 
@@ -232,31 +232,33 @@ def _config(file: GgufFile, data: Fields, name: str, ends: tuple[int, ...]) -> G
     values |= {
         "attention_bias": "blk.0.attn_q.bias" in tensors and name != "qwen2",
         "mlp_bias": "blk.0.ffn_up.bias" in tensors, "tie_word_embeddings": NAMES.head not in tensors,
-        "bos_token_id": data.values.get("tokenizer.ggml.bos_token_id"), "eos_token_id": list(ends), "dtype": _stored(file),
-        "max_window_layers": 0,
+        "bos_token_id": data.values.get("tokenizer.ggml.bos_token_id"), "eos_token_id": list(ends),
+        "dtype": _stored(file), "max_window_layers": 0,
     }  # fmt: skip
     keys = data.integer(names["head_dim"], None, high=1 << 16)
     if data.integer(f"{name}.attention.value_length", keys, high=1 << 16) != keys:
         raise data.unsupported(f"{name}.attention.value_length", "differs from the length of the keys")
     config = GgufConfig(values, file.path, names)
-    kind = data.text(names["rope_scaling"], "none")
+    kind = data.text(names["rope_scaling"], None)
+    factor = data.values.get(f"{name}.rope.scaling.factor")
+    if kind is None:  # as llama.cpp: linear, and a factor of 0 means none
+        kind = "none" if factor in (None, 0.0, 1.0) else "linear"
     if kind != "none":
-        values["rope_scaling"] = {hf: data.values.get(f"{name}.{key}") for hf, key in _SCALING.items()}
-        _attention_factor(config, values["rope_scaling"])
-    config.integer("num_attention_heads", high=MAX_HEADS)
+        found = {hf: data.values.get(f"{name}.{key}") for hf, key in _SCALING.items()}
+        values["rope_scaling"] = found | {"rope_type": kind}
+        _attention_factor(config)
     return config
 
 
-def _attention_factor(config: GgufConfig, scaling: dict[str, Any]) -> None:
-    """llama.cpp multiplies the usual factor of yarn by the file's; a config gives the product."""
-    own = scaling.pop("attention_factor")
-    if own is not None and own != 1.0 and scaling["rope_type"] == "yarn":
-        fields = config.fields("rope_scaling") or config
-        factor = fields.real("factor", low=1e-6)
-        usual = 1.0 if factor <= 1 else 0.1 * float(np.log(factor)) + 1.0
-        scaling["attention_factor"] = usual * GgufConfig(
-            {"attention_factor": own}, config.file, config._names, "rope_scaling."
-        ).real("attention_factor")
+def _attention_factor(config: GgufConfig) -> None:
+    """llama.cpp multiplies yarn's usual factor by the file's own, which is 1 if absent; a config has the product."""
+    fields = config.fields("rope_scaling") or config
+    own = fields.real("attention_factor", 1.0)
+    if own != 1.0:
+        if fields.values["rope_type"] != "yarn":
+            raise fields.unsupported("attention_factor", f"is {own}, which is known with yarn only")
+        own *= 0.1 * float(np.log(max(fields.real("factor", low=1e-6), 1.0))) + 1.0
+    fields.values["attention_factor"] = own if own != 1.0 else None
 
 
 def _vocabulary(file: GgufFile, data: Fields, name: str) -> int:

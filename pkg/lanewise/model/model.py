@@ -13,12 +13,10 @@ import numpy as np
 from .. import _native
 from ..errors import LoadError
 from ..tokenizer import Tokenizer
-from . import read_model
 from .compile import compile_program
-from .files import has
-from .folder import resolve
 from .pack import Packer, Progress, matrices_of, packed_bytes
-from .safetensors import Weights, open_weights
+from .safetensors import Weights
+from .source import open_source
 from .spec import Spec
 
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
@@ -68,18 +66,14 @@ class Model:
         _one_of("dtype", dtype, ("auto", "float32", "bfloat16"))
         _one_of("kv_dtype", kv_dtype, ("auto", "float32", "bfloat16"))
         _one_of("numerics", numerics, ("fast", "exact"))
-        folder = resolve(source, revision)
-        spec, generation = read_model(folder)
-        spec = _with_context(spec, context)
-        ctx = make_context(isa, threads)
-        model = cls(folder, spec, _given(generation), ctx)
-        with open_weights(folder) as weights:
-            spec.check(weights)
-            model._layout(weights, dtype, kv_dtype, numerics)
+        with open_source(source, revision) as opened:
+            spec = _with_context(opened.spec, context)
+            ctx = make_context(isa, threads)
+            model = cls(opened.path, spec, _given(opened.generation), ctx)
+            model._layout(opened.weights, dtype, kv_dtype, numerics)
             model._limit(memory_limit)
-            if has(folder, "tokenizer.json"):
-                model.tokenizer = Tokenizer(folder)
-            packed = Packer(ctx, spec, weights, dtype, on_progress).model()
+            model.tokenizer = opened.tokenizer()
+            packed = Packer(ctx, spec, opened.weights, dtype, on_progress).model()
         score = compile_program(spec, packed, exact=numerics == "exact")
         model.ops = score.ops
         model.weight_bytes = packed.nbytes
@@ -296,24 +290,21 @@ def describe(
     revision: str | None = None,
 ) -> dict[str, Any]:
     """What a model is and what it will take, without loading its weights. Raises LoadError, ValueError."""
-    folder = resolve(source, revision)
-    spec, _ = read_model(folder)
-    spec = _with_context(spec, context)
-    with open_weights(folder) as weights:
-        spec.check(weights)
-        plan = plan_formats(spec, weights, dtype)
-        files = [str(path) for path in weights.files]
-        stored = weights.nbytes
+    with open_source(source, revision) as opened:
+        spec = _with_context(opened.spec, context)
+        plan = plan_formats(spec, opened.weights, dtype)
+        files = [str(path) for path in opened.weights.files]
+        stored = opened.weights.nbytes
     if kv_dtype == "auto":
         kv_dtype = "bfloat16" if plan.get("bfloat16", 0) >= plan.get("float32", 0) else "float32"
     return {
-        "source": str(folder), "files": files, "file_bytes": stored, **spec.info(), "formats": plan, "kv_dtype": kv_dtype,
+        "source": str(opened.path), "files": files, "file_bytes": stored, **spec.info(), "formats": plan, "kv_dtype": kv_dtype,
         "memory": memory_plan(spec, sum(plan.values()), kv_dtype, batch, context),
     }  # fmt: skip
 
 
 def require_tokenizer(model: Model) -> Tokenizer:
-    """The model's tokenizer; LoadError for a folder without one (token ids still work)."""
+    """The model's tokenizer; LoadError for a model without one (token ids still work)."""
     if model.tokenizer is None:
-        raise LoadError("has no tokenizer.json: give token ids instead of text", file=model.folder)
+        raise LoadError("has no tokenizer: give token ids instead of text", file=model.folder)
     return model.tokenizer

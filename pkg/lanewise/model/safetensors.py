@@ -190,7 +190,7 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in found):
         raise LoadError(_TO_CONVERT, file=path)
     if any(name.endswith(".gguf") for name in found):
-        raise UnsupportedError("GGUF files come in a later version", file=path)
+        raise UnsupportedError("has GGUF files only; name one of them", file=path)
     raise LoadError(f"has neither {SINGLE} nor {INDEX}", file=path)
 
 

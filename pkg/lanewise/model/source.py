@@ -1,0 +1,73 @@
+"""Where a model comes from, a folder or one GGUF file: what it is, its weights and its tokenizer, behind one face."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from ..tokenizer import TOKENIZER, Tokenizer
+from . import gguf_model, read_model
+from .config import Generation
+from .files import has
+from .folder import resolve
+from .gguf import GgufFile, open_gguf
+from .gguf_tokenizer import read_tokenizer
+from .safetensors import Weights, open_weights
+from .spec import Spec
+
+
+@dataclass(slots=True)
+class Source:
+    """An opened model, checked: the weights are those that the spec wants. Leaving `with` closes the weights.
+
+    tokenizer: makes it (while the source is open); gives None for a model without one.
+    """
+
+    path: Path
+    spec: Spec
+    generation: Generation
+    weights: Weights
+    tokenizer: Callable[[], Tokenizer | None]
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.weights.close()
+
+
+def open_source(source: str | os.PathLike[str], revision: str | None = None) -> Source:
+    """Find and open what `source` means (see folder.resolve). Raises LoadError; nothing stays open then."""
+    path = resolve(source, revision)
+    return _from_gguf(path) if path.suffix == ".gguf" and not path.is_dir() else _from_folder(path)
+
+
+def _from_folder(folder: Path) -> Source:
+    spec, generation = read_model(folder)
+    weights = open_weights(folder)
+    try:
+        spec.check(weights)
+    except BaseException:
+        weights.close()
+        raise
+    return Source(folder, spec, generation, weights, lambda: Tokenizer(folder) if has(folder, TOKENIZER) else None)
+
+
+def _from_gguf(path: Path) -> Source:
+    file = open_gguf(path)
+    try:
+        spec, generation = gguf_model.read_model(file)
+        return Source(path, spec, generation, gguf_model.open_weights(file, spec), lambda: _tokenizer(file))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _tokenizer(file: GgufFile) -> Tokenizer | None:
+    parts = read_tokenizer(file)
+    return None if parts is None else Tokenizer.of(file.path, *parts)
