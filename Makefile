@@ -5,11 +5,14 @@ BIN    := $(VENV)/bin
 CMAKE  ?= cmake
 TESTS  ?= tests
 ARGS   ?=
-STAMP  := $(VENV)/.installed
+BUILT  := $(VENV)/.built
+DEV    := $(VENV)/.dev
+# One release by name: whatever else asks for torch is then content with it.
+TORCH  ?= torch==2.13.0
 SOURCES := pyproject.toml csrc/CMakeLists.txt $(wildcard csrc/*.[ch] csrc/*/*.[ch] pkg/lanewise/*.pyx pkg/lanewise/*.pxi)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build run test test-deep check bench asm sanitize clean
+.PHONY: help build dev run test test-deep check bench asm sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,32 +20,37 @@ help:  ## list the targets
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-venv: $(BIN)/python  ## create the virtual environment
+$(BUILT): $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check .
+	@rm -f $(DEV); touch $@
 
-$(STAMP): $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install -q -e '.[dev]'
-	@touch $@
+$(DEV): $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]' -C cmake.define.LW_TEST_TABLES=ON
+	@touch $(BUILT) $@
 
-build: $(STAMP)  ## compile and install into .venv (editable: Python changes need no rebuild)
+build: $(BUILT)  ## compile and install into .venv, as a user would
 
-run: build  ## the command line: make run ARGS="--help"
-	$(BIN)/lanewise $(ARGS)
+dev: $(DEV)  ## the same for work: editable, with the test tables, peers and tools
 
-test: build  ## the whole suite but the deep tests: make test TESTS=tests/kernels
+run: build  ## a story from the built-in model, or make run ARGS="chat"
+	$(BIN)/lanewise $(if $(ARGS),$(ARGS),generate "Once upon a time")
+
+test: dev  ## the whole suite but the deep tests: make test TESTS=tests/kernels
 	$(BIN)/python -m pytest $(TESTS) -m "not deep" $(ARGS)
 
-test-deep: build sanitize  ## every test, with the C tests under sanitizers
+test-deep: dev sanitize  ## every test, with the C tests under sanitizers
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-check: build  ## ruff, mypy, the rules of the house, the quick tests
+check: dev  ## ruff, mypy, the rules of the house, the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_house.py tests/runtime -m "not deep" $(ARGS)
+	$(BIN)/python -m pytest tests/test_house.py tests/test_import.py tests/engine -m "not deep" $(ARGS)
 
-bench: build  ## measure this machine: make bench ARGS="--help"
+bench: dev  ## measure this machine: make bench ARGS="--help"
 	$(BIN)/lanewise bench $(ARGS)
 
-asm: build  ## show the hot loop of every tile as the compiler made it
+asm: dev  ## show the hot loop of every tile as the compiler made it
 	$(BIN)/python tools/asm.py $(ARGS)
 
 sanitize:  ## the C tests under address, undefined and thread sanitizers
