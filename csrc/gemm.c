@@ -41,6 +41,7 @@ enum {
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
     AHEAD_LINES = 20,
     TASKS_PER_THREAD = 4,
+    AHEAD = 2560,                /* bytes in flight that cover the latency of memory at a core's share of its bandwidth */
     TASK_PANELS = 8              /* with row blocks: panels per task, to earn the fetch of the block */
 };
 
@@ -194,6 +195,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
             int64_t column = at * LW_LANES;
             t.panels = (int)lw_min(most, panel_end - at);
             t.columns = (int)lw_min(t.panels * LW_LANES, w->n - column);
+            t.ahead = p->groups == 1 ? AHEAD / t.panels : 0;
             t.b = w->lines + (size_t)at * w->panel_bytes + line0;
             t.bias = last && g->bias ? g->bias + column : NULL;
             t.residual = last && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;

@@ -18,6 +18,7 @@
  *   An odd end is likewise cut: the unused half of a line is never multiplied (it may hold NaN).
  * accumulate: chains continue from c instead of from zero. After the last k: + bias[column], then + residual[row][column]
  *   (in this order, each rounded once); residual may equal c only when accumulate is 0 - or pass residual on the last block.
+ * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere).
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
 typedef struct lw_tile {
     const void *a;
@@ -30,7 +31,7 @@ typedef struct lw_tile {
     const float *residual;
     ptrdiff_t ldr;
     int rows, panels, columns, k;
-    int accumulate, skip;
+    int accumulate, skip, ahead;
 } lw_tile;
 
 enum { LW_MAX_ROWS = 16 };

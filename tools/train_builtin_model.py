@@ -29,7 +29,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
 PAD, BOS, END = 0, 1, 2
-PLATEAU = 625  # steps before the learning rate goes down
+SHORT_STEPS = 810  # until here rows are half as long as the context
 OPEN_STEPS = 425  # until here a row is one text; from here on each document in it sees itself alone
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 # One Han character, a contraction, a word with the space before it, a digit, a mark, or spaces.
@@ -186,10 +186,9 @@ def pack(documents: list[list[int]], length: int, rng: random.Random) -> Tensor:
 
 
 def batches(documents: list[list[int]], steps: int, tokens: int, seed: int) -> Iterator[Tensor]:
-    """`steps` batches: short rows first, rows of the whole context for the last tenth."""
+    """`steps` batches: short rows first, then rows of the whole context."""
     rng = random.Random(seed)
-    late = steps // 10
-    for length, count in ((256, steps - late), (CONTEXT, late)):
+    for length, count in ((256, min(steps, SHORT_STEPS)), (CONTEXT, steps - SHORT_STEPS)):
         per_step = tokens // length
         made = 0
         while made < count:
@@ -200,12 +199,12 @@ def batches(documents: list[list[int]], steps: int, tokens: int, seed: int) -> I
                     made += 1
 
 
-def rate(step: int, steps: int, warm: int = 30) -> float:
-    """Share of the peak learning rate: a short warm-up, a plateau, and a straight way down to nothing.
+def rate(step: int, steps: int) -> float:
+    """Share of the peak learning rate: warm-up, plateau, down to 0.28, there for long, and down to nothing at the end.
 
-    On the plateau nothing depends on `steps`: a run that is stopped there can go on with another number of steps.
+    Before the end nothing depends on `steps`: a run that is stopped can go on with another number of steps.
     """
-    return min((step + 1) / warm, 1.0, (steps - step) / max(steps - PLATEAU, 1))
+    return min((step + 1) / 30, 1.0, max((900 - step) / 275, 0.28), 0.28 * (steps - step) / min(250, steps // 5))
 
 
 def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
@@ -351,7 +350,7 @@ def arguments() -> argparse.Namespace:
     """The command line; the defaults are what made the shipped model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for the files (default: the package's own)")
-    parser.add_argument("--steps", type=int, default=900, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1450, help="training steps (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=100_000, help="documents in the corpus (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")

@@ -20,7 +20,7 @@ typedef void tile_fn(const lw_tile *t);
 typedef struct tile_at {
     const float *a0, *a3, *a6, *a9;
     const char *b0, *b3, *b6;
-    ptrdiff_t lda, ldb;
+    ptrdiff_t lda, ldb, ahead;
 } tile_at;
 
 ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
@@ -75,9 +75,14 @@ ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, tile_at *
     }
 }
 
-/* The next lines and `values` further along the rows. The compiler does not see that pointers advance evenly, or it would
+/* The next lines and `values` further along the rows; tiles with few streams of weights ask for lines further on, since the
+ * hardware runs only a few ahead of so slow a reader. The compiler does not see that pointers advance evenly, or it would
  * keep one for each row. */
 ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
+    if (lines && P <= 2) {
+        __builtin_prefetch(at->b0 + at->ahead, 0, 3);
+        if (P == 2) __builtin_prefetch(at->b0 + at->ldb + at->ahead, 0, 3);
+    }
     at->a0 += values, at->b0 += 64 * lines;
     V_OPAQUE(at->a0);
     V_OPAQUE(at->b0);
@@ -90,7 +95,7 @@ ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int value
 
 ALWAYS_INLINE void tile_begin(const lw_tile *t, const int R, const int P, tile_at *at, vreg *acc) {
     const int Q = P * V_REGS;
-    at->lda = t->lda, at->ldb = t->ldb;
+    at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
     at->a0 = t->a, at->b0 = t->b;
     at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
     at->b3 = at->b0 + 3 * t->ldb, at->b6 = at->b0 + 6 * t->ldb;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from lanewise import _native
 from lanewise.kernels.contexts import borrowed
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-import strategies as s
-from guard import SIDES, guard, guarded, poison
 from hypothesis import given
 from hypothesis import strategies as st
-from lanewise import kernels as k
 from paged import Paged
+
+import oracle
+import strategies as s
+from guard import SIDES, guard, guarded, poison
+from lanewise import kernels as k
 
 Window = tuple[int, int]
 # batch, lq, lk, heads, kv_heads, d

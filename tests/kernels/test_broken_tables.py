@@ -14,6 +14,7 @@ import test_gemm as gemm
 import test_independence as independence
 import test_norm as norm
 import test_rope as rope
+
 from lanewise import kernels as k
 
 BROKEN = [name for name in k.tables() if name.startswith("broken_")]

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from conftest import usable_tables
 from lanewise import _native
 from lanewise import kernels as k

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-import strategies as s
-from guard import SIDES, guard, guarded, poison
 from hypothesis import given
 from hypothesis import strategies as st
+
+import oracle
+import strategies as s
+from guard import SIDES, guard, guarded, poison
 from lanewise import kernels as k
 
 ULPS = {"exp": 1.2, "tanh": 1.6, "silu": 3.2, "gelu": 5, "gelu_tanh": 4, "relu2": 0.5}  # exp: at most 2 is promised

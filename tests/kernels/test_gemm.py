@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-import strategies as s
-from guard import SIDES, guard, guarded, is_poison, poison
 from hypothesis import given
 from hypothesis import strategies as st
+
+import oracle
+import strategies as s
+from guard import SIDES, guard, guarded, is_poison, poison
 from lanewise import kernels as k
 
 SHAPES = [  # m, n, k: fixed ones for the broken tables, drawn ones for the rest

@@ -6,14 +6,15 @@ import itertools
 import threading
 
 import numpy as np
-import oracle
 import pytest
-import strategies as s
-from conftest import usable_tables
 from hypothesis import given
 from hypothesis import strategies as st
-from lanewise import kernels as k
 from paged import Paged
+
+import oracle
+import strategies as s
+from conftest import usable_tables
+from lanewise import kernels as k
 
 THREADS = (2, 3, 5)
 DTYPES = st.sampled_from(["float32", "bfloat16"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-import strategies as s
-from guard import SIDES, guard, guarded
 from hypothesis import given
 from hypothesis import strategies as st
+
+import oracle
+import strategies as s
+from guard import SIDES, guard, guarded
 from lanewise import kernels as k
 
 SIZES = [(1, 1), (2, 15), (3, 16), (2, 17), (1, 33), (4, 100)]

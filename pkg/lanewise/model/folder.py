@@ -46,7 +46,10 @@ def _gguf_in(folder: Path) -> Path:
     found = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".gguf"))
     if len(found) > 1:
         raise LoadError(f"has {len(found)} GGUF files; name one of them: {', '.join(found[:8])}", file=folder)
-    return files.member(folder, found[0]) if found else folder
+    if not found:
+        return folder
+    files.member(folder, found[0])  # a link may not lead anywhere
+    return folder / found[0]
 
 
 def cache_folder() -> Path:

@@ -108,11 +108,10 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which waits at a pipe
+                raise LoadError("is not a regular file", file=path)
             with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise LoadError("is not a regular file", file=path)
-                self.size = status.st_size
+                self.size = os.fstat(file.fileno()).st_size
                 if self.size < _HEADER:
                     message = f"has {self.size} bytes, too few for a header of {_HEADER}"
                     raise LoadError(message, file=path, field="header")

@@ -155,10 +155,10 @@ def read_model(file: GgufFile) -> tuple[Spec, Generation]:
     ends = end_ids(file)
     config = _config(file, data, name, ends)
     spec = arch.build(config)
-    dims = data.integer(f"{name}.rope.dimension_count", spec.rope.dim, low=0, high=1 << 16)
-    if dims != spec.rope.dim:
-        key = f"{name}.rope.dimension_count"
-        raise data.unsupported(key, f"is {dims}, but heads have {spec.rope.dim} channels; all of them have to turn")
+    for key, what in (("rope.dimension_count", "all of them have to turn"), ("attention.value_length", "all alike")):
+        number = data.integer(f"{name}.{key}", spec.rope.dim, low=0, high=1 << 16)
+        if number != spec.rope.dim:
+            raise data.unsupported(f"{name}.{key}", f"is {number}, but heads have {spec.rope.dim} channels, {what}")
     spec = replace(spec, names=NAMES, rope=_with_factors(file, spec))
     if "blk.0.attn_q.bias" in file.tensors and "blk.0.attn_output.bias" not in file.tensors:
         layers = tuple(replace(layer, attention=replace(layer.attention, bias_o=False)) for layer in spec.layers)
@@ -235,9 +235,6 @@ def _config(file: GgufFile, data: Fields, name: str, ends: tuple[int, ...]) -> G
         "bos_token_id": data.values.get("tokenizer.ggml.bos_token_id"), "eos_token_id": list(ends),
         "dtype": _stored(file), "max_window_layers": 0,
     }  # fmt: skip
-    keys = data.integer(names["head_dim"], None, high=1 << 16)
-    if data.integer(f"{name}.attention.value_length", keys, high=1 << 16) != keys:
-        raise data.unsupported(f"{name}.attention.value_length", "differs from the length of the keys")
     config = GgufConfig(values, file.path, names)
     kind = data.text(names["rope_scaling"], None)
     factor = data.values.get(f"{name}.rope.scaling.factor")
@@ -245,7 +242,7 @@ def _config(file: GgufFile, data: Fields, name: str, ends: tuple[int, ...]) -> G
         kind = "none" if factor in (None, 0.0, 1.0) else "linear"
     if kind != "none":
         found = {hf: data.values.get(f"{name}.{key}") for hf, key in _SCALING.items()}
-        values["rope_scaling"] = found | {"rope_type": kind}
+        values["rope_scaling"] = {hf: v for hf, v in found.items() if v is not None} | {"rope_type": kind}
         _attention_factor(config)
     return config
 

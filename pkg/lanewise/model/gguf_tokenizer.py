@@ -121,9 +121,7 @@ def _wordpiece(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     steps = []
     if _flag(file, "normalizer.strip_accents", lower):
         steps = [normalizers.NFD(), normalizers.Replace(Regex(r"\p{M}"), "")]
-    bert = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=lower
-    )
+    bert = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=lower)
     tokenizer.normalizer = normalizers.Sequence([*steps, bert])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece("##", cleanup=False)

@@ -52,7 +52,9 @@ def expand(rows: Bytes, kind: TensorType, order: Sequence[int] | Array | None = 
         raise ValueError(f"{kind.name} of {width} bytes a row cannot be expanded")
     columns = width // kind.size * kind.block
     out = np.empty((n, columns), np.float32)
-    step = max(1, _SLICE // max(columns, 1))
+    if not out.size:
+        return out
+    step = max(1, _SLICE // columns)
     with np.errstate(all="ignore"):  # scales may be infinite or NaN: whoever asks for the values will see them
         for start in range(0, n, step):
             stop = min(start + step, n)

@@ -44,7 +44,7 @@ class Source:
 def open_source(source: str | os.PathLike[str], revision: str | None = None) -> Source:
     """Find and open what `source` means (see folder.resolve). Raises LoadError; nothing stays open then."""
     path = resolve(source, revision)
-    return _from_gguf(path) if path.suffix == ".gguf" and not path.is_dir() else _from_folder(path)
+    return _from_folder(path) if path.is_dir() else _from_gguf(path)
 
 
 def _from_folder(folder: Path) -> Source:
