@@ -13,8 +13,9 @@ from typing import Any
 
 import common  # before numpy
 import numpy as np
-from lanewise import _native
 from make_model import SHAPES
+
+from lanewise import _native
 
 Contenders = dict[str, Callable[[], float]]
 LEAST = 0.02  # seconds a contender runs at least, each time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import common
+
 from lanewise import doctor
 
 

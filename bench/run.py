@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from lanewise.cli.bench import Work
 from lanewise.model.model import STEP_ROWS, Model
 

@@ -6,25 +6,18 @@ this machine can run; LANEWISE_REQUIRE_ISA=avx2,avx512 makes it an error if one 
 
 from __future__ import annotations
 
-import functools
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tables import usable_tables
 
 settings.register_profile(
     "short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.register_profile("deep", parent=settings.get_profile("short"), max_examples=1000)
 settings.load_profile("short")
-
-
-@functools.cache
-def usable_tables() -> tuple[str, ...]:
-    """The tables that this machine runs, without the deliberately broken ones of a test build."""
-    from lanewise import kernels
-
-    return tuple(name for name in kernels.tables() if not name.startswith("broken_"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import lanewise
 import pytest
+
+import lanewise
 from lanewise import cli
 from lanewise.cli.facts import table
 from lanewise.cli.options import size

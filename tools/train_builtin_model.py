@@ -29,8 +29,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
 PAD, BOS, END = 0, 1, 2
-SHORT_STEPS = 810  # until here rows are half as long as the context
-OPEN_STEPS = 425  # until here a row is one text; from here on each document in it sees itself alone
+PLATEAU = 300  # steps before the learning rate goes down
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 # One Han character, a contraction, a word with the space before it, a digit, a mark, or spaces.
 PIECES = r"\p{Han}|'(?:s|t|re|ve|m|ll|d)\b| ?(?:(?!\p{Han})\p{L})+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
@@ -107,7 +106,7 @@ class Model(nn.Module):
         self.norm = nn.Parameter(torch.ones(WIDTH))
         for name, one in self.named_parameters():
             if one.ndim == 2:
-                nn.init.normal_(one, std=0.02)
+                nn.init.normal_(one, std=0.1 if name == "embed.weight" else 0.02)
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.zeros_(one)
         angle = torch.outer(torch.arange(CONTEXT), THETA ** (-torch.arange(0, HEAD, 2) / HEAD))
@@ -186,9 +185,10 @@ def pack(documents: list[list[int]], length: int, rng: random.Random) -> Tensor:
 
 
 def batches(documents: list[list[int]], steps: int, tokens: int, seed: int) -> Iterator[Tensor]:
-    """`steps` batches: short rows first, then rows of the whole context."""
+    """`steps` batches: short rows first, then rows of the whole context for the last tenth."""
     rng = random.Random(seed)
-    for length, count in ((256, min(steps, SHORT_STEPS)), (CONTEXT, steps - SHORT_STEPS)):
+    late = steps // 10
+    for length, count in ((256, steps - late), (CONTEXT, late)):
         per_step = tokens // length
         made = 0
         while made < count:
@@ -200,11 +200,11 @@ def batches(documents: list[list[int]], steps: int, tokens: int, seed: int) -> I
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: warm-up, plateau, down to 0.28, there for long, and down to nothing at the end.
+    """Share of the peak learning rate: a short warm-up, a plateau, and a straight way down to nothing.
 
-    Before the end nothing depends on `steps`: a run that is stopped can go on with another number of steps.
+    On the plateau nothing depends on `steps`: a run that is stopped there can go on with another number of steps.
     """
-    return min((step + 1) / 30, 1.0, max((900 - step) / 275, 0.28), 0.28 * (steps - step) / min(250, steps // 5))
+    return min((step + 1) / 30, 1.0, (steps - step) / max(steps - PLATEAU, 1))
 
 
 def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
@@ -216,8 +216,9 @@ def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
     others = [one for one in model.parameters() if id(one) not in chosen]
     optimizers = [
         Muon(matrices, lr=args.rate),
-        torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(others, lr=args.rate / 2, betas=(0.9, 0.98), weight_decay=0.0),
     ]
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     started, first = time.time(), 0
     saved = args.checkpoints / "training.pt" if args.checkpoints else None
     if saved and saved.exists():
@@ -230,9 +231,9 @@ def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
     for step, data in enumerate(batches(documents, args.steps, args.tokens, args.seed)):
         if step < first:
             continue
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = args.rate * rate(step, args.steps)
-        logits = model(data[:, :-1], own_document(data[:, :-1]) if step >= OPEN_STEPS else None)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate(step, args.steps)
+        logits = model(data[:, :-1], own_document(data[:, :-1]))
         loss = functional.cross_entropy(logits.reshape(-1, VOCABULARY), data[:, 1:].reshape(-1), ignore_index=PAD)
         loss.backward()
         nn.utils.clip_grad_norm_(others, 1.0)
@@ -350,10 +351,10 @@ def arguments() -> argparse.Namespace:
     """The command line; the defaults are what made the shipped model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for the files (default: the package's own)")
-    parser.add_argument("--steps", type=int, default=1450, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="training steps (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=100_000, help="documents in the corpus (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of corpus and training (default: %(default)s)")
     parser.add_argument(
         "--threads",

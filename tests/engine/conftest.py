@@ -2,6 +2,7 @@
 
 import pytest
 from fake_model import FakeModel
+
 from lanewise.llm import LLM
 
 

@@ -11,6 +11,7 @@ from fake_model import FakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from lanewise import ContextError, LanewiseError, SamplingParams
 from lanewise.llm import LLM
 

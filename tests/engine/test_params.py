@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lanewise import SamplingParams
 from lanewise.engine.params import default_max_tokens, resolve
 

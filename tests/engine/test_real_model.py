@@ -7,9 +7,10 @@ import threading
 import time
 from pathlib import Path
 
-import lanewise
 import numpy as np
 import pytest
+
+import lanewise
 
 PROMPTS = ["Once upon a time", "今天天气真", "The cat sat on the mat, it was", "A", "One day a little girl"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lanewise.engine.params import SamplingParams, resolve
 from lanewise.engine.sampler import Sampler, candidates, draw, largest, logprob_of, random_stream
 

@@ -9,6 +9,7 @@ import pytest
 from fake_model import FakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lanewise import SamplingParams
 from lanewise.llm import LLM
 

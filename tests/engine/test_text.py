@@ -6,6 +6,7 @@ import pytest
 from fake_model import FakeTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lanewise.engine.text import StopFinder, TextStream
 
 WORDS = st.text("abc", max_size=12)

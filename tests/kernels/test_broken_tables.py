@@ -13,7 +13,7 @@ import test_elementwise as elementwise
 import test_gemm as gemm
 import test_independence as independence
 import test_norm as norm
-import test_rope as rope
+import test_rotary as rope
 
 from lanewise import kernels as k
 

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import usable_tables
 from lanewise import _native
 from lanewise import kernels as k
+from tables import usable_tables
 
 PROGRAM = "from lanewise import kernels as k; print(k.context().isa)"
 

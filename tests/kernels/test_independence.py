@@ -13,8 +13,8 @@ from paged import Paged
 
 import oracle
 import strategies as s
-from conftest import usable_tables
 from lanewise import kernels as k
+from tables import usable_tables
 
 THREADS = (2, 3, 5)
 DTYPES = st.sampled_from(["float32", "bfloat16"])

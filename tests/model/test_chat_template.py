@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import lanewise.chat_template as module
 import pytest
+
+import lanewise.chat_template as module
 from lanewise.chat_template import ChatTemplate
 from lanewise.errors import LoadError, TemplateError
 from lanewise.tokenizer import Tokenizer

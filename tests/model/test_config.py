@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lanewise.errors import ContextError, LanewiseError, LoadError, UnsupportedError
 from lanewise.model import arch, open_weights, read_model
 from lanewise.model.config import read_config

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanewise.model.model import Model
 from tiny import POSITIONS, Player, Seq, folder, same_bits, some_ids, usable_isas
+
+from lanewise.model.model import Model
 
 NAMES = ["llama-bias", "mistral", "qwen2-window", "qwen3"]
 KINDS = [("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]

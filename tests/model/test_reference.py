@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import MODELS, POSITIONS, Player, folder, reference, reference_logits, some_ids, torch_here
+
 from lanewise.model.model import Model
 from shared import needs_shared, shared
-from tiny import MODELS, POSITIONS, Player, folder, reference, reference_logits, some_ids, torch_here
 
 TRAINED = ["stories260K", "babyllama-105"]
 GREEDY = 64

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lanewise.model.rope import KINDS, Scaling, frequencies, make_rope, power
 
 CASES: list[tuple[str, dict[str, Any]]] = [

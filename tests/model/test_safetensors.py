@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lanewise.errors import LoadError, UnsupportedError
 from lanewise.model.folder import resolve
 from lanewise.model.safetensors import DTYPES, open_weights

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from lanewise.errors import LoadError, TemplateError
 from lanewise.tokenizer import Tokenizer
 from shared import needs_shared, shared

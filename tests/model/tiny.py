@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lanewise.model.model import Model
 
 Ints = np.ndarray[Any, np.dtype[np.int32]]

@@ -62,7 +62,10 @@ class Model:
         on_progress: Progress | None = None,
         memory_limit: int | None = None,
     ) -> Model:
-        """Reads, checks and packs a model; llm.load documents the arguments. Raises LoadError, ValueError, MemoryError."""
+        """Reads, checks and packs a model; llm.load documents the arguments.
+
+        Raises LoadError, ValueError, MemoryError.
+        """
         _one_of("dtype", dtype, ("auto", "float32", "bfloat16"))
         _one_of("kv_dtype", kv_dtype, ("auto", "float32", "bfloat16"))
         _one_of("numerics", numerics, ("fast", "exact"))
@@ -200,7 +203,7 @@ class Model:
         }  # fmt: skip
 
     def memory_plan(self, batch: int = 1, context: int | None = None) -> dict[str, int]:
-        """Bytes: weights, cache for `batch` sequences of `context` tokens (None: the limit), scratch of a step, total."""
+        """Bytes: weights, cache for `batch` sequences of `context` tokens (None: the limit), scratch, total."""
         return memory_plan(self.spec, self.weight_bytes, self.kv_dtype, batch, context, self._scratch)
 
     def close(self) -> None:
@@ -298,7 +301,8 @@ def describe(
     if kv_dtype == "auto":
         kv_dtype = "bfloat16" if plan.get("bfloat16", 0) >= plan.get("float32", 0) else "float32"
     return {
-        "source": str(opened.path), "files": files, "file_bytes": stored, **spec.info(), "formats": plan, "kv_dtype": kv_dtype,
+        "source": str(opened.path), "files": files, "file_bytes": stored, **spec.info(), "formats": plan,
+        "kv_dtype": kv_dtype,
         "memory": memory_plan(spec, sum(plan.values()), kv_dtype, batch, context),
     }  # fmt: skip
 

@@ -88,9 +88,11 @@ def packed_bytes(shape: tuple[int, int], format: str) -> int:
 
 
 class Packer:
-    """Packs the tensors of one checkpoint. dtype: "auto" (as stored; float16 is held exactly, as float32) or a format."""
+    """Packs the tensors of one checkpoint. dtype: "auto" (as stored; float16 exactly, as float32) or a format."""
 
-    def __init__(self, ctx: _native.Context, spec: Spec, weights: Weights, dtype: str, progress: Progress | None) -> None:
+    def __init__(
+        self, ctx: _native.Context, spec: Spec, weights: Weights, dtype: str, progress: Progress | None
+    ) -> None:
         self.ctx, self.spec, self.weights, self.dtype, self.progress = ctx, spec, weights, dtype, progress
         self.done, self.total = 0, weights.nbytes
 
