@@ -219,6 +219,40 @@ static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb)
     return w->lines + (size_t)panel * w->panel_bytes + (size_t)(kb * p->kc / lw_formats[w->format].k_per_line * LW_LINE);
 }
 
+/* One row group: every weight is used once, so memory sets the pace. The panels of a tile are taken from equal parts of the
+ * range, not side by side: each part is then one stream from its first panel to its last, and the hardware, which
+ * follows streams, is not thrown off at the end of every panel. Sums go through a small buffer to their columns. */
+static void stream_range(const plan *p, const job *j)
+{
+    const lw_gemm_args *g = p->g;
+    const lw_weight *w = g->w;
+    float sums[LW_MAX_ROWS * 8 * LW_LANES];
+    int rows = (int)p->rows, most = p->kernels->panels[rows];
+    int64_t panels = j->panel1 - j->panel0, part = lw_ceil_div(panels, most);
+    lw_tile t = {.a = p->staged ? (const void *)p->staged : (const void *)(g->a + p->row0 * g->lda), .rows = rows,
+                 .lda = p->staged ? p->ld : g->lda, .ldb = (ptrdiff_t)((size_t)part * w->panel_bytes), .c = sums,
+                 .k = (int)w->k};
+    for (int64_t i = 0; i < part; i++) {
+        t.panels = (int)lw_ceil_div(panels - i, part);
+        t.columns = t.panels * LW_LANES;
+        t.ldc = t.columns;
+        t.ahead = AHEAD / t.panels;
+        t.b = w->lines + (size_t)(j->panel0 + i) * w->panel_bytes;
+        p->tile(&t);
+        for (int q = 0; q < t.panels; q++) {
+            int64_t column = (j->panel0 + i + q * part) * LW_LANES, n = lw_min(LW_LANES, w->n - column);
+            for (int r = 0; r < rows; r++) {
+                float *c = g->c + (p->row0 + r) * g->ldc + column, *sum = sums + r * t.ldc + q * LW_LANES;
+                if (g->bias)
+                    for (int64_t x = 0; x < n; x++) sum[x] += g->bias[column + x];
+                if (g->residual)
+                    for (int64_t x = 0; x < n; x++) sum[x] += g->residual[(p->row0 + r) * g->ldr + column + x];
+                memcpy(c, sum, (size_t)n * sizeof(float));
+            }
+        }
+    }
+}
+
 static void run_task(void *arg, int64_t task, int worker)
 {
     const plan *p = arg;
@@ -227,6 +261,10 @@ static void run_task(void *arg, int64_t task, int worker)
              .panel0 = split(p->steps, p->ranges, range) * p->step,
              .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->g->w->panels),
              .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL};
+    if (p->groups == 1 && p->step > 1) {
+        stream_range(p, &j);
+        return;
+    }
     int64_t steps = lw_ceil_div(j.panel1 - j.panel0, p->step), cells = steps * p->k_blocks;
     int64_t panel = j.panel0, kb = 0;
     for (int64_t i = 0; i < cells; i++) {

@@ -14,9 +14,11 @@ T = "tokenizer.ggml."
 HARD = [
     "", " ", "  ", "\n", "\t\t\n \n\n", "a", " a", "a ", "  a  b  ", "Hello, world!", "I'll I'LL we've don'T it's 'S",
     "1", "12", "123", "1234", "12345678901 3.14159 ٣٤٥ ¼ Ⅷ", "=" * 9 + "-" * 33, " " * 40 + "x" + " " * 7 + "\r\n\r\n",
-    "Ein schöner Tag, Größe", "Ελληνικά Κείμενο", "Русский текст", "中文字符，测试。你好世界", "こんにちは カタカナ", "한국어 문장",
-    "हिन्दी में", "ไทย ภาษา", "עברית", "العربية", "🙂👩‍👩‍👧‍👦🇩🇪", "e\u0301 é ﬁ Å Ａ１", "x\u00a0y\u3000z\u200b", "\ufeffbom", "a\u2028b",
-    "camelCaseHTTPServer snake_case", "def f(x):\n    return x ** 2  # ok\n", "https://a.b/c?d=e&f=%20", "$5 + €6 < £7 ~ ^|`",
+    "Ein schöner Tag, Größe", "Ελληνικά Κείμενο", "Русский текст", "中文字符，测试。你好世界", "こんにちは カタカナ",
+    "한국어 문장",
+    "हिन्दी में", "ไทย ภาษา", "עברית", "العربية", "🙂👩‍👩‍👧‍👦🇩🇪", "e\u0301 é ﬁ Å Ａ１",
+    "x\u00a0y\u3000z\u200b", "\ufeffbom", "a\u2028b", "camelCaseHTTPServer snake_case", "$5 + €6 < £7 ~ ^|`",
+    "def f(x):\n    return x ** 2  # ok\n", "https://a.b/c?d=e&f=%20",
     "▁ and ▁▁", "<0x41> <unk> </s>", "\u0000\u0001\u007f", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "abababababababab",
     "\U0001d400\U0001d7ce \u1e9e ǅ ƻ ʔ", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", "a\r\nb\rc\n\n\nd", "¡¿¶§", "—–‘’“”…",
 ]  # fmt: skip
@@ -42,7 +44,7 @@ def texts(count: int, seed: int, pieces: Sequence[str], prose: str) -> list[str]
 
 
 def vocabulary_file(path: Path, model: str, tokens: Sequence[str], **given: Any) -> Path:
-    """A file of one tiny layer with these tokens. given: keys without `tokenizer.ggml.`; lists, flags, numbers, texts."""
+    """A file of one tiny layer with these tokens. given: keys without `tokenizer.ggml.`, and their values."""
     n = len(tokens)
     sizes = {"context_length": 64, "embedding_length": 8, "block_count": 1, "feed_forward_length": 12,
              "attention.head_count": 2, "attention.head_count_kv": 1}  # fmt: skip

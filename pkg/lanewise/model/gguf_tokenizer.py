@@ -5,8 +5,9 @@ whose result has the highest score, the leftmost first; the library merges by ra
 together of two becomes a merge, ranked by the token's score. `bert`: WordPiece, longest piece first. `t5`: Unigram.
 
 Where it differs from llama.cpp: `remove_extra_whitespaces` is heeded for `llama` too (sentencepiece does; llama.cpp
-does not); a character that a `llama` vocabulary without bytes lacks is the unknown token (llama.cpp fails); a `bert`
-word of over 400 characters is unknown.
+does not); a character that a `llama` vocabulary without bytes lacks is the unknown token (llama.cpp fails); two `llama`
+tokens of exactly the same score merge in the order of their ids, not of their places; a `bert` word of over 400
+characters is unknown; the library's normaliser for `t5` drops a combining mark behind a character that it maps.
 """
 
 from __future__ import annotations
@@ -118,12 +119,14 @@ def _wordpiece(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     spelling = {i: text for text, i in pieces.items()}
     tokenizer = Tokenizer(models.WordPiece(pieces, unk_token=spelling[unknown], max_input_chars_per_word=_WORD))
     lower = _flag(file, "normalizer.lowercase", True)
-    steps = []
+    steps: list[Any] = [normalizers.Replace("\x85", " ")]  # white space there, a control character here
     if _flag(file, "normalizer.strip_accents", lower):
-        steps = [normalizers.NFD(), normalizers.Replace(Regex(r"\p{M}"), "")]
+        steps += [normalizers.NFD(), normalizers.Replace(Regex(r"\p{M}"), "")]
     bert = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=lower)
     tokenizer.normalizer = normalizers.Sequence([*steps, bert])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # Bert's own step knows less punctuation than newer tables of Unicode.
+    marks = pre_tokenizers.Split(Regex(r"\p{P}"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), marks])
     tokenizer.decoder = decoders.WordPiece("##", cleanup=False)
     vocabulary.tokens = [spelling[i] for i in range(len(pieces))]
     _add_ends(file, tokenizer, vocabulary, bos=True, eos=True, last="seperator", always=True)
@@ -131,7 +134,7 @@ def _wordpiece(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def _unigram(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, normalizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
     if _flag(file, "treat_whitespace_as_suffix", False):
         raise UnsupportedError("is not supported", file=file.path, field=f"{PREFIX}treat_whitespace_as_suffix")
@@ -147,8 +150,8 @@ def _unigram(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
         steps.append(normalizers.Precompiled(check_charsmap(file, charsmap)))
     merged = _flag(file, "remove_extra_whitespaces", False)
     steps += _trimmed() if merged else []
-    if merged or _flag(file, "add_space_prefix", True):
-        steps.append(normalizers.Prepend(_SPACE))
+    if merged or _flag(file, "add_space_prefix", False):
+        steps.append(normalizers.Replace(Regex(r"\A(?= *[^ ])"), _SPACE))  # before a text that is not all spaces
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
     tokenizer.decoder = decoders.Metaspace(_SPACE, prepend_scheme="always")
     _add_ends(file, tokenizer, vocabulary, bos=False, eos=True)
