@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from builtin_grammar import corpus
+from builtin_grammar import corpus, echoes
 from measure_builtin_model import measure, write_card
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -29,7 +29,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
 PAD, BOS, END = 0, 1, 2
-PLATEAU = 300  # steps before the learning rate goes down
+FIRST, PLATEAU = 400, 650  # steps before the stretch of practice, and before the learning rate goes down
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 # One Han character, a contraction, a word with the space before it, a digit, a mark, or spaces.
 PIECES = r"\p{Han}|'(?:s|t|re|ve|m|ll|d)\b| ?(?:(?!\p{Han})\p{L})+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
@@ -184,15 +184,23 @@ def pack(documents: list[list[int]], length: int, rng: random.Random) -> Tensor:
     return torch.tensor([row + [PAD] * (length + 1 - len(row)) for row in rows])
 
 
-def batches(documents: list[list[int]], steps: int, tokens: int, seed: int) -> Iterator[Tensor]:
-    """`steps` batches: short rows first, then rows of the whole context for the last tenth."""
+def batches(
+    documents: list[list[int]], practice: list[list[int]], steps: int, tokens: int, seed: int
+) -> Iterator[Tensor]:
+    """`steps` batches: the corpus; a stretch with much practice in naming again; the corpus; at last, longer rows."""
     rng = random.Random(seed)
     late = steps // 10
-    for length, count in ((256, steps - late), (CONTEXT, late)):
+    stages = (
+        (documents, 256, min(FIRST, steps - late)),
+        (documents[: len(practice)] + practice, 256, PLATEAU - FIRST),
+        (documents + practice[::3], 256, steps - late - PLATEAU),
+        (documents + practice[::3], CONTEXT, late),
+    )
+    for chosen, length, count in stages:
         per_step = tokens // length
         made = 0
-        while made < count:
-            data = pack(documents, length, rng)
+        while made < min(count, steps):
+            data = pack(chosen, length, rng)
             for start in range(0, len(data) - per_step + 1, per_step):
                 if made < count:
                     yield data[start : start + per_step]
@@ -207,7 +215,7 @@ def rate(step: int, steps: int) -> float:
     return min((step + 1) / 30, 1.0, (steps - step) / max(steps - PLATEAU, 1))
 
 
-def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
+def train(args: argparse.Namespace, documents: list[list[int]], practice: list[list[int]]) -> Model:
     """Train from the seed, or from the checkpoint where one is kept."""
     torch.manual_seed(args.seed)
     model = Model()
@@ -228,7 +236,7 @@ def train(args: argparse.Namespace, documents: list[list[int]]) -> Model:
         model.load_state_dict(state["model"])
         for optimizer, one in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(one)
-    for step, data in enumerate(batches(documents, args.steps, args.tokens, args.seed)):
+    for step, data in enumerate(batches(documents, practice, args.steps, args.tokens, args.seed)):
         if step < first:
             continue
         for optimizer, peak in zip(optimizers, peaks, strict=True):
@@ -351,7 +359,7 @@ def arguments() -> argparse.Namespace:
     """The command line; the defaults are what made the shipped model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for the files (default: the package's own)")
-    parser.add_argument("--steps", type=int, default=800, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1150, help="training steps (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=100_000, help="documents in the corpus (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
@@ -384,11 +392,14 @@ def main() -> None:
     texts = corpus(args.seed, args.documents)
     if not args.evaluate:
         tokenizer = train_tokenizer(texts[:40_000])
-        documents = [[*one.ids, END] for one in tokenizer.encode_batch(texts)]
+        documents, practice = (
+            [[*one.ids, END] for one in tokenizer.encode_batch(some)]
+            for some in (texts, echoes(args.seed, args.documents // 10))
+        )
         print(
             f"{len(texts)} documents, {sum(map(len, documents))} tokens, longest {max(map(len, documents))}", flush=True
         )
-        export(train(args, documents), tokenizer, args.out)
+        export(train(args, documents, practice), tokenizer, args.out)
     figures = measure(args.out, set(texts), quick=args.quick)
     write_card(args.out, figures, args)
     print(json.dumps(figures, indent=2, ensure_ascii=False))

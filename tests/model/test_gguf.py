@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import time
 import tracemalloc
@@ -253,7 +252,8 @@ def test_rope_factors(tmp_path: Path) -> None:
                "original_max_position_embeddings": 64}  # fmt: skip
     given: dict[str, Any] = {"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
     folder, file = pair(tmp_path, "llama", rope_theta=500000.0, **given)
-    plain_spec = read_model(open_gguf(file))[0]
+    with open_gguf(file) as opened:
+        plain_spec = read_model(opened)[0]
     config = json.loads((folder / "config.json").read_text()) | {"rope_scaling": scaling}
     (folder / "config.json").write_text(json.dumps(config))
     with open_source(folder) as source:
@@ -381,4 +381,3 @@ def test_release_and_close(tmp_path: Path) -> None:
     view = weights.array("output_norm.weight")
     weights.close()
     assert float(view[0]) == view[0]  # still there
-    assert mmap.PAGESIZE > 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from . import chinese, dialogue, english, references, words
+from .echo import echo
 
-__all__ = ["SHARES", "corpus", "document", "words"]
+__all__ = ["SHARES", "corpus", "document", "echoes", "words"]
 
 # Share of documents of each kind. By tokens the stories are about half, for they are long.
 SHARES = {"story": 0.13, "everyday": 0.09, "references": 0.4, "chinese": 0.17, "dialogue": 0.21}
@@ -31,3 +32,9 @@ def corpus(seed: int, count: int) -> list[str]:
     rng = random.Random(seed)
     kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
     return [document(rng, kind) for kind in kinds]
+
+
+def echoes(seed: int, count: int) -> list[str]:
+    """`count` documents that practise naming again."""
+    rng = random.Random(seed)
+    return [echo(rng) for _ in range(count)]

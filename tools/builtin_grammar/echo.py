@@ -1,0 +1,42 @@
+"""Dense practice in naming again what was named before; a part of the corpus for a stretch of the training."""
+
+from __future__ import annotations
+
+import random
+
+from . import words
+from .core import articles
+from .references import ANIMALS, CONTAINERS, CONTENTS, LOADS, SEATS
+
+THINGS = sorted({*SEATS, *LOADS, *CONTENTS, *CONTAINERS, *words.TOYS})
+ALL = sorted({*ANIMALS, *THINGS, *words.ANIMALS, *words.HELPERS, *words.GIRLS, *words.BOYS})
+
+
+def _list(rng: random.Random) -> str:
+    """A list of words, and the same list again."""
+    row = rng.sample(ALL, rng.randint(3, 8))
+    if rng.random() < 0.5:
+        return " ".join((", ".join(row) + ".",) * rng.choice([2, 2, 3]))
+    said = " ".join(row)
+    return f"<|user|>Say: {said}<|end|><|assistant|>{said}"
+
+
+def _kinds(rng: random.Random) -> str:
+    """An animal and a thing, named again by what they are."""
+    animal, thing = rng.choice(ANIMALS), rng.choice(THINGS)
+    first, second = rng.sample([f"a {animal}", f"a {thing}"], 2)
+    named = rng.sample([f"The animal was the {animal}.", f"The thing was the {thing}."], 2)
+    return articles(f"There was {first} and {second}. ") + " ".join(named)
+
+
+def _pairs(rng: random.Random) -> str:
+    """Who had what, and who had it again."""
+    animals, things = rng.sample(ANIMALS, 2), rng.sample(THINGS, 2)
+    told = " ".join(f"The {one} had the {other}." for one, other in zip(animals, things, strict=True))
+    which = rng.randrange(2)
+    return f"{told} So the {things[which]} was with the {animals[which]}, and the {animals[which]} was happy."
+
+
+def echo(rng: random.Random) -> str:
+    """One document of any of these kinds."""
+    return rng.choice([_list, _kinds, _kinds, _pairs])(rng)
