@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-CMAKE  ?= cmake
+CMAKE  ?= $(if $(wildcard $(BIN)/cmake),$(BIN)/cmake,cmake)
 TESTS  ?= tests
 ARGS   ?=
 BUILT  := $(VENV)/.built

@@ -23,6 +23,7 @@ typedef struct plan {
     int k_outer;                 /* k blocks outside of panels: the activations of a row block do not fit L2 */
     int64_t slice;               /* bytes of the next weights to fetch ahead per row group */
     int element;                 /* bytes of an activation: 4, or 2 for the bf16 dot */
+    int lace;                    /* staged activations are interleaved: [k block][group][k][row] */
     unsigned char *staged;       /* activations [k block][row][ld], NULL: where the caller has them */
     int64_t ld;
     float *slabs;                /* partial sums, one slab per worker, NULL: in c */
@@ -104,6 +105,7 @@ static lw_status plan_memory(plan *p, lw_ctx *ctx)
     size_t staged = 0, slabs = 0;
     p->staged = NULL;
     p->slabs = NULL;
+    p->lace = p->k_outer && p->g->w->format == LW_P32;
     if (needs_stage(p)) {
         p->ld = lw_round_up(p->kc, 16);
         if (p->ld * p->element % ALIAS == 0) p->ld += 16;
@@ -122,7 +124,7 @@ static lw_status plan_memory(plan *p, lw_ctx *ctx)
 }
 
 /* ---- staging ----------------------------------------------------------------------------------------------------- */
-enum { STAGE_ROWS = 16 };
+enum { STAGE_ROWS = 16, LACE_RUN = 16 };
 
 static void stage_rows(void *arg, int64_t task, int worker)
 {
@@ -144,10 +146,29 @@ static void stage_rows(void *arg, int64_t task, int worker)
     }
 }
 
+/* Runs of LACE_RUN values keep the scattered stores within a few lines. */
+static void lace_rows(const float *a, int64_t lda, int64_t rows, int64_t n, float *to)
+{
+    for (int64_t k0 = 0; k0 < n; k0 += LACE_RUN)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t k = k0; k < lw_min(k0 + LACE_RUN, n); k++) to[k * rows + r] = a[r * lda + k];
+}
+
+static void stage_group(void *arg, int64_t group, int worker)
+{
+    (void)worker;
+    const plan *p = arg;
+    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row;
+    const float *a = p->g->a + (p->row0 + row) * p->g->lda;
+    for (int64_t kb = 0; kb < p->k_blocks; kb++)
+        lace_rows(a + kb * p->kc, p->g->lda, rows, lw_min(p->kc, p->g->w->k - kb * p->kc),
+                  (float *)p->staged + (kb * p->rows + row) * p->ld);
+}
+
 static lw_status stage(plan *p, lw_ctx *ctx)
 {
-    int64_t tasks = lw_ceil_div(p->rows, STAGE_ROWS);
-    return lw_pool_run(ctx->pool, tasks, stage_rows, p);
+    if (p->lace) return lw_pool_run(ctx->pool, p->groups, stage_group, p);
+    return lw_pool_run(ctx->pool, lw_ceil_div(p->rows, STAGE_ROWS), stage_rows, p);
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */
@@ -177,7 +198,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     int64_t k0 = kb * p->kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = group_row(p, j->group0);
     int64_t line0 = k0 / lw_formats[w->format].k_per_line * LW_LINE;
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->kc, w->k - k0), .accumulate = kb > 0,
-                 .lda = p->staged ? p->ld : g->lda, .ldc = j->slab ? p->slab_ld : g->ldc};
+                 .lda = p->lace ? 0 : p->staged ? p->ld : g->lda, .ldc = j->slab ? p->slab_ld : g->ldc};
     float *c = j->slab ? j->slab : g->c + (p->row0 + first_row) * g->ldc + j->panel0 * LW_LANES;   /* of this task */
     for (int64_t group = j->group0; group < j->group1; group++) {
         int64_t row = group_row(p, group);

@@ -13,6 +13,7 @@
 /* One tile of a product: c[rows][columns] = a[rows][k] . panels^T.
  * a: row-major activations (float, or bfloat16 for tile_dot), lda elements from row to row (tile_dot: lda even, rows
  *   4-byte aligned, and readable up to k rounded up to even; the odd one is multiplied by a masked zero).
+ *   tile_f32 only: lda 0 = interleaved, value k of row r at a[k * rows + r].
  * b: the first line, 64-byte aligned; ldb bytes from a panel to the next.
  * skip (P16 only): 1 = the first line's even half is not part of the product: k counts from its odd half, a[0] belongs to it.
  *   An odd end is likewise cut: the unused half of a line is never multiplied (it may hold NaN).

@@ -15,6 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
 PAD, BOS, END = 0, 1, 2
-FIRST, PLATEAU = 400, 650  # steps before the stretch of practice, and before the learning rate goes down
+FIRST, PLATEAU = 400, 850  # steps before the stretch of practice, and before the learning rate goes down
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 # One Han character, a contraction, a word with the space before it, a digit, a mark, or spaces.
 PIECES = r"\p{Han}|'(?:s|t|re|ve|m|ll|d)\b| ?(?:(?!\p{Han})\p{L})+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
@@ -199,7 +200,7 @@ def batches(
     for chosen, length, count in stages:
         per_step = tokens // length
         made = 0
-        while made < min(count, steps):
+        while made < count:
             data = pack(chosen, length, rng)
             for start in range(0, len(data) - per_step + 1, per_step):
                 if made < count:
@@ -227,6 +228,7 @@ def train(args: argparse.Namespace, documents: list[list[int]], practice: list[l
         torch.optim.AdamW(others, lr=args.rate / 2, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    plan = batches(documents, practice, args.steps, args.tokens, args.seed)
     started, first = time.time(), 0
     saved = args.checkpoints / "training.pt" if args.checkpoints else None
     if saved and saved.exists():
@@ -236,7 +238,7 @@ def train(args: argparse.Namespace, documents: list[list[int]], practice: list[l
         model.load_state_dict(state["model"])
         for optimizer, one in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(one)
-    for step, data in enumerate(batches(documents, practice, args.steps, args.tokens, args.seed)):
+    for step, data in enumerate(islice(plan, args.steps)):
         if step < first:
             continue
         for optimizer, peak in zip(optimizers, peaks, strict=True):
@@ -359,7 +361,7 @@ def arguments() -> argparse.Namespace:
     """The command line; the defaults are what made the shipped model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for the files (default: the package's own)")
-    parser.add_argument("--steps", type=int, default=1150, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1700, help="training steps (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=100_000, help="documents in the corpus (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")

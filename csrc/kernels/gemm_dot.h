@@ -4,7 +4,7 @@
 
 ALWAYS_INLINE void tile_dot_body(const lw_tile *t, const int R, const int P) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at;
+    tile_at at = {.lace = 0};
     lw_tile pairs = *t;
     pairs.lda = t->lda / 2;                           /* rows of pairs, each as large as a float */
     tile_begin(&pairs, R, P, &at, acc);

@@ -3,6 +3,7 @@
  * All accumulators of a tile stay in registers: rows and panels are constants of an inlined body and every loop over them
  * is unrolled. Operands are addressed as in hand-written code: one pointer for three rows (or panels) and the stride as
  * an index, so that the general registers last as well; V_OPAQUE keeps the compiler from inventing others.
+ * Large products bring float activations interleaved (kind `lace`): one stream instead of one per row.
  * A tile whose last columns are missing runs on copies (tile_edge), so that the body knows whole lines only.
  *
  * An ISA defines before this file: TILE_ROWS, TILE_PANELS (the table's rows and panels) and TILES(X) = X(1, 1) ...
@@ -21,9 +22,11 @@ typedef struct tile_at {
     const float *a0, *a3, *a6, *a9;
     const char *b0, *b3, *b6;
     ptrdiff_t lda, ldb, ahead;
+    int lace;                                           /* a constant of the body: a[k][row], only a0 is used */
 } tile_at;
 
 ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
+    if (at->lace) return at->a0 + r;
     const float *base = r < 3 ? at->a0 : r < 6 ? at->a3 : r < 9 ? at->a6 : at->a9;
     return base + (r % 3) * at->lda;
 }
@@ -79,16 +82,17 @@ ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, tile_at *
  * hardware runs only a few ahead of so slow a reader. The compiler does not see that pointers advance evenly, or it would
  * keep one for each row. */
 ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
-    if (lines && P <= 2) {
+    if (at->lace) __builtin_prefetch(at->a0 + 128, 0, 3);   /* from L2, where a row block lies */
+    if (lines && P <= 2 && !at->lace) {
         __builtin_prefetch(at->b0 + at->ahead, 0, 3);
         if (P == 2) __builtin_prefetch(at->b0 + at->ldb + at->ahead, 0, 3);
     }
-    at->a0 += values, at->b0 += 64 * lines;
+    at->a0 += at->lace ? values * R : values, at->b0 += 64 * lines;
     V_OPAQUE(at->a0);
     V_OPAQUE(at->b0);
-    if (R > 3) { at->a3 += values; V_OPAQUE(at->a3); }
-    if (R > 6) { at->a6 += values; V_OPAQUE(at->a6); }
-    if (R > 9) { at->a9 += values; V_OPAQUE(at->a9); }
+    if (R > 3 && !at->lace) { at->a3 += values; V_OPAQUE(at->a3); }
+    if (R > 6 && !at->lace) { at->a6 += values; V_OPAQUE(at->a6); }
+    if (R > 9 && !at->lace) { at->a9 += values; V_OPAQUE(at->a9); }
     if (P > 3) { at->b3 += 64 * lines; V_OPAQUE(at->b3); }
     if (P > 6) { at->b6 += 64 * lines; V_OPAQUE(at->b6); }
 }
@@ -121,9 +125,9 @@ ALWAYS_INLINE void tile_end(const lw_tile *t, const int R, const int P, vreg *ac
     V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(t->c + i / Q * t->ldc + n * (i % Q), acc[i]);
 }
 
-ALWAYS_INLINE void tile_f32_body(const lw_tile *t, const int R, const int P) {
+ALWAYS_INLINE void tile_float_body(const lw_tile *t, const int R, const int P, const int lace) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at;
+    tile_at at = {.lace = lace};
     tile_begin(t, R, P, &at, acc);
     for (int n = t->k; n > 0; n--) {
         tile_step(R, P * V_REGS, TILE_F32, &at, acc);
@@ -132,10 +136,13 @@ ALWAYS_INLINE void tile_f32_body(const lw_tile *t, const int R, const int P) {
     tile_end(t, R, P, acc);
 }
 
+ALWAYS_INLINE void tile_f32_body(const lw_tile *t, const int R, const int P) { tile_float_body(t, R, P, 0); }
+ALWAYS_INLINE void tile_lace_body(const lw_tile *t, const int R, const int P) { tile_float_body(t, R, P, 1); }
+
 /* Whole pairs of k only: tile_edge takes the others apart. */
 ALWAYS_INLINE void tile_bf16_body(const lw_tile *t, const int R, const int P) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at;
+    tile_at at = {.lace = 0};
     tile_begin(t, R, P, &at, acc);
     for (int n = t->k / 2; n > 0; n--) {
         tile_step(R, P * V_REGS, TILE_EVEN, &at, acc);
@@ -149,12 +156,16 @@ ALWAYS_INLINE void tile_bf16_body(const lw_tile *t, const int R, const int P) {
 #define TILE_DEFINE(kind, r, p) \
     static void kind##_##r##x##p(const lw_tile *t) { tile_##kind##_body(t, r, p); }
 #define TILE_F32_DEFINE(r, p) TILE_DEFINE(f32, r, p)
+#define TILE_LACE_DEFINE(r, p) TILE_DEFINE(lace, r, p)
 #define TILE_BF16_DEFINE(r, p) TILE_DEFINE(bf16, r, p)
 #define TILE_F32_ENTRY(r, p) [r][p] = f32_##r##x##p,
+#define TILE_LACE_ENTRY(r, p) [r][p] = lace_##r##x##p,
 #define TILE_BF16_ENTRY(r, p) [r][p] = bf16_##r##x##p,
 TILES(TILE_F32_DEFINE)
+TILES(TILE_LACE_DEFINE)
 TILES(TILE_BF16_DEFINE)
 static tile_fn *const tiles_f32[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_F32_ENTRY)};
+static tile_fn *const tiles_lace[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_LACE_ENTRY)};
 static tile_fn *const tiles_bf16[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_BF16_ENTRY)};
 
 /* One value of k that shares its line of P16 with a half that is not part of the product: the line is widened to P32. */
@@ -220,7 +231,7 @@ static void tile_edge(const lw_tile *t, tile_fn *run, tile_single_fn *single, in
 }
 
 static void tile_f32(const lw_tile *t) {
-    tile_fn *run = tiles_f32[t->rows][t->panels];
+    tile_fn *run = (t->lda ? tiles_f32 : tiles_lace)[t->rows][t->panels];
     LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels);
     if (LW_LIKELY(t->columns == 16 * t->panels)) run(t);
     else tile_edge(t, run, NULL, 0);

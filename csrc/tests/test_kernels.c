@@ -85,12 +85,13 @@ static void lay_out(lw_tile *t, int kind, int integers) {
             else memcpy(line + 64 * (j / 2) + 4 * (o % 16) + 2 * (j % 2), &high, 2);
         }
     t->lda = kind == DOT ? (t->k + 1) / 2 * 2 + 2 * below(3) : t->k + below(4);
+    if (kind == P32 && !below(3)) t->lda = 0;                 /* interleaved */
     memset(a32, 0xff, sizeof a32);
     memset(a16, 0xff, sizeof a16);
     for (int r = 0; r < t->rows; r++)
         for (int k = 0; k < t->k; k++) {
             A[r][k] = draw(kind == DOT ? P16 : P32, integers);
-            a32[r * t->lda + k] = A[r][k];
+            a32[t->lda ? r * t->lda + k : k * t->rows + r] = A[r][k];
             a16[r * t->lda + k] = (uint16_t)(to_bits(A[r][k]) >> 16);
         }
     t->a = kind == DOT ? (const void *)a16 : a32;

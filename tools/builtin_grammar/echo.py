@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from . import words
-from .core import articles
+from .core import articles, bucket
 from .references import ANIMALS, CONTAINERS, CONTENTS, LOADS, SEATS
 
 THINGS = sorted({*SEATS, *LOADS, *CONTENTS, *CONTAINERS, *words.TOYS})
@@ -21,9 +21,17 @@ def _list(rng: random.Random) -> str:
     return f"<|user|>Say: {said}<|end|><|assistant|>{said}"
 
 
+def _together(rng: random.Random) -> tuple[str, str]:
+    """An animal and a thing whose pair is not held out."""
+    while True:
+        animal, thing = rng.choice(ANIMALS), rng.choice(THINGS)
+        if bucket(*sorted((animal, thing))) != 0:
+            return animal, thing
+
+
 def _kinds(rng: random.Random) -> str:
     """An animal and a thing, named again by what they are."""
-    animal, thing = rng.choice(ANIMALS), rng.choice(THINGS)
+    animal, thing = _together(rng)
     first, second = rng.sample([f"a {animal}", f"a {thing}"], 2)
     named = rng.sample([f"The animal was the {animal}.", f"The thing was the {thing}."], 2)
     return articles(f"There was {first} and {second}. ") + " ".join(named)
@@ -31,10 +39,10 @@ def _kinds(rng: random.Random) -> str:
 
 def _pairs(rng: random.Random) -> str:
     """Who had what, and who had it again."""
-    animals, things = rng.sample(ANIMALS, 2), rng.sample(THINGS, 2)
-    told = " ".join(f"The {one} had the {other}." for one, other in zip(animals, things, strict=True))
-    which = rng.randrange(2)
-    return f"{told} So the {things[which]} was with the {animals[which]}, and the {animals[which]} was happy."
+    pairs = [_together(rng), _together(rng)]
+    told = " ".join(f"The {animal} had the {thing}." for animal, thing in pairs)
+    animal, thing = rng.choice(pairs)
+    return f"{told} So the {thing} was with the {animal}, and the {animal} was happy."
 
 
 def echo(rng: random.Random) -> str:
