@@ -1,5 +1,7 @@
 /* measure.c - this machine's own limits, with the instructions of the context's table: what every figure is compared with. */
 #include "context.h"
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
@@ -9,6 +11,7 @@ typedef struct measure_job {
     const lw_kernels *kernels;
     const unsigned char *data;
     size_t share;
+    atomic_long arrived, expected;   /* threads that are there, and that must be before anybody goes on */
     double work[256];
     uint64_t sum[256];
 } measure_job;
@@ -19,23 +22,42 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Every task waits for all: the pool would else give all of them to the thread that comes first, and one core would be measured. */
+static void meet(measure_job *j) {
+    atomic_fetch_add(&j->arrived, 1);
+    double begin = 0.0;
+    for (int spins = 0; atomic_load_explicit(&j->arrived, memory_order_acquire) < j->expected; spins++) {
+        if (spins < 10000) continue;
+        sched_yield();
+        if (begin == 0.0) begin = now();
+        if (now() - begin > 0.1) return;   /* the call was cancelled, or the machine has no core to spare */
+    }
+}
+
 static void peak_task(void *arg, int64_t task, int worker) {
     (void)worker;
     measure_job *j = arg;
+    meet(j);
     j->work[task] = j->peak(j->iterations);
 }
 
 static void read_task(void *arg, int64_t task, int worker) {
     (void)worker;
     measure_job *j = arg;
+    meet(j);
     j->sum[task] = j->kernels->read(j->data + (size_t)task * j->share, j->share);
     j->work[task] = (double)j->share;
 }
 
-static void nothing(void *arg, int64_t task, int worker) { (void)arg, (void)task, (void)worker; }
+static void meet_task(void *arg, int64_t task, int worker) {
+    (void)task, (void)worker;
+    meet(arg);
+}
 
 static lw_status timed(lw_ctx *ctx, measure_job *j, lw_task fn, double *work, double *seconds) {
     int threads = lw_pool_threads(ctx->pool);
+    j->arrived = 0;
+    j->expected = threads;
     double begin = now();
     LW_TRY(lw_pool_run(ctx->pool, threads, fn, j));
     *seconds = now() - begin;
@@ -90,10 +112,13 @@ lw_status lw_measure(lw_ctx *ctx, lw_peak what, size_t bytes, double *work, doub
     case LW_PEAK_READ: status = measure_read(ctx, &j, bytes, work, seconds); break;
     case LW_PEAK_BARRIER: {
         double begin = now();
-        int rounds = 2000;
+        int rounds = 2000, threads = lw_pool_threads(ctx->pool);
         status = LW_OK;
-        for (int i = 0; status == LW_OK && i < rounds; i++)
-            status = lw_pool_run(ctx->pool, lw_pool_threads(ctx->pool), nothing, &j);
+        for (int i = 0; status == LW_OK && i < rounds; i++) {
+            j.arrived = 0;
+            j.expected = threads;
+            status = lw_pool_run(ctx->pool, threads, meet_task, &j);
+        }
         *work = rounds, *seconds = now() - begin;
         break;
     }
