@@ -34,7 +34,7 @@ build: $(BUILT)  ## compile and install into .venv, as a user would
 dev: $(DEV)  ## the same for work: editable, with the test tables, peers and tools
 
 run: build  ## a story from the built-in model, or make run ARGS="chat"
-	$(BIN)/lanewise $(if $(ARGS),$(ARGS),generate "Once upon a time")
+	$(BIN)/lanewise $(if $(ARGS),$(ARGS),generate --echo "Once upon a time")
 
 test: dev  ## the whole suite but the deep tests: make test TESTS=tests/kernels
 	$(BIN)/python -m pytest $(TESTS) -m "not deep" $(ARGS)

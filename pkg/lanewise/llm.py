@@ -39,6 +39,7 @@ class LLM:
     numerics      "fast" | "exact" (bfloat16 widened: the same bits on every CPU)
     context       positions at most; None: the model's own limit. Memory grows as it is used
     threads, isa  None: the best of what this process may use
+    revision      branch, tag or commit of an owner/name; None: main
     on_progress   called while weights load
     memory_limit  bytes at most for weights and cache; None: no limit
 
@@ -55,6 +56,7 @@ class LLM:
         context: int | None = None,
         threads: int | None = None,
         isa: str | None = None,
+        revision: str | None = None,
         on_progress: Callable[..., None] | None = None,
         memory_limit: int | None = None,
     ) -> None:
@@ -62,7 +64,7 @@ class LLM:
 
         model = Model.load(
             source, dtype=dtype, kv_dtype=kv_dtype, numerics=numerics, context=context, threads=threads, isa=isa,
-            on_progress=on_progress, memory_limit=memory_limit,
+            revision=revision, on_progress=on_progress, memory_limit=memory_limit,
         )  # fmt: skip
         self._start(model)
 
