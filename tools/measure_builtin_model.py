@@ -199,13 +199,18 @@ transformers.
 A grammar is far more regular than language, so these perplexities say nothing beside those of other models.
 
 References: sentences such as *The cat sat on the mat, it was tired, so the cat fell asleep.* At the token that names
-what *it* was, is the right one of the two nouns the likelier, and is it the likeliest of all tokens? Half of the
+what *it* was, is the right one of the two nouns the likelier, and is it the likeliest of all tokens? About half of the
 sentences mean the first noun, half the second. All are held out: either the pair of nouns never stood together in such
 a sentence in training (pair), or the noun never stood with what is said of it (attribute).
 
 | sentences | number | right of the two | right of all tokens |
 |---|---|---|---|
 {references_table}
+
+The families: *seat* (The cat sat on the mat, it was tired / soft), *load* (The dog dropped the ball because it was
+slippery / sleepy), *fit* (The ball did not fit in the box because it was too big / too small), *deed* (The bear hugged
+the rabbit because it was sad / kind). In the first three, the kind of the noun and what is said of it decide. In *deed*
+both are animals, only the verb and the roles decide, and a guess is right half of the time: compare its row with 50 %.
 
 ## Format of a dialogue
 
@@ -228,7 +233,7 @@ def write_card(folder: Path, figures: dict[str, Any], args: argparse.Namespace) 
     elif path.exists():
         figures["training"] = json.loads(path.read_text(encoding="utf-8")).get("training")
     training = figures.get("training") or {}
-    spent = f", {training['seconds'] / 60:.0f} minutes on one busy core" if training else ""
+    spent = f", {training['seconds'] / 60:.0f} minutes on one core" if training else ""
     table = "\n".join(
         f"| {key} | {row['sentences']} | {row['right_of_two']:.1%} | {row['right_of_all_tokens']:.1%} |"
         for key, row in figures["references"].items()
