@@ -20,54 +20,17 @@ from pathlib import Path
 
 import torch
 from builtin_grammar import corpus, echoes
+from builtin_grammar.tokens import BOS, CHAT, END, PAD, train_tokenizer
 from measure_builtin_model import measure, write_card
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pkg" / "lanewise" / "builtin"
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, HIDDEN, VOCABULARY, CONTEXT = 192, 5, 6, 2, 32, 512, 2048, 512
 THETA, EPSILON = 10000.0, 1e-5
-PAD, BOS, END = 0, 1, 2
 FIRST, PLATEAU = 400, 850  # steps before the stretch of practice, and before the learning rate goes down
-SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-# One Han character, a contraction, a word with the space before it, a digit, a mark, or spaces.
-PIECES = r"\p{Han}|'(?:s|t|re|ve|m|ll|d)\b| ?(?:(?!\p{Han})\p{L})+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
-CHAT = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{ raise_exception('the roles are system, user and assistant') }}{% endif %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-
-
-# --- the tokenizer ----------------------------------------------------------------------------------------------------
-
-
-def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Byte-level BPE: every text comes back exactly, for every byte has a token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=SPECIAL,
-            show_progress=False,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        ),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", BOS)]
-    )
-    return tokenizer
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -393,7 +356,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     texts = corpus(args.seed, args.documents)
     if not args.evaluate:
-        tokenizer = train_tokenizer(texts[:40_000])
+        tokenizer = train_tokenizer(texts[:40_000], VOCABULARY)
         documents, practice = (
             [[*one.ids, END] for one in tokenizer.encode_batch(some)]
             for some in (texts, echoes(args.seed, args.documents // 10))
