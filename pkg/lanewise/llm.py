@@ -16,8 +16,9 @@ from .engine.pages import PageTable
 from .engine.params import SamplingParams, check_names, default_max_tokens, resolve
 from .engine.request import Request
 from .engine.sampler import log_sum_exp
-from .engine.scheduler import MAX_ROWS, Engine, Progress, Scheduler
+from .engine.scheduler import Engine, Progress, Scheduler
 from .errors import ContextError, LanewiseError
+from .model.spec import STEP_ROWS
 from .results import Chunk, Result, Score
 from .sequence import Sequence, check_ids
 from .session import ChatSession
@@ -191,7 +192,7 @@ class LLM:
         """float32[n, vocabulary]: row i is about the token after token i."""
         ids = self._encode(prompt)
         out = np.empty((ids.size, self._model.vocabulary), np.float32)
-        for start, rows in self._all_logits(ids, MAX_ROWS):
+        for start, rows in self._all_logits(ids, STEP_ROWS):
             out[start : start + len(rows)] = rows
         return out
 
@@ -199,7 +200,7 @@ class LLM:
         """The log-probability of every token of a text or of ids after those before it, and their perplexity."""
         ids = self._encode(prompt)
         logprobs: list[float | None] = [None]
-        step = max(1, min(MAX_ROWS, LOGITS_BYTES // (4 * self._model.vocabulary)))
+        step = max(1, min(STEP_ROWS, LOGITS_BYTES // (4 * self._model.vocabulary)))
         for start, rows in self._all_logits(ids[:-1], step):
             for i, row in enumerate(rows, start + 1):
                 logprobs.append(float(row[ids[i]]) - log_sum_exp(row, self._engine.softmax))

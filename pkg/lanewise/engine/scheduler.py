@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LanewiseError
+from ..model.spec import STEP_ROWS
 from ..results import Chunk
 from .batch import Work, build
 from .pages import PagePool, PageTable
@@ -20,7 +21,6 @@ from .request import Request, clock
 
 Floats = NDArray[np.float32]
 
-MAX_ROWS = 512  # rows of one step: all prefill chunks and decode rows together
 MAX_SEQUENCES = 64  # sequences that run at once; others of the call wait
 
 
@@ -64,8 +64,8 @@ class Engine:
     def prefill(self, table: PageTable, tokens: NDArray[np.int32], wanted: bool = True) -> Floats | None:
         """Runs int32[n] tokens of one sequence in chunks. -> float32[vocabulary] of the last row, if wanted."""
         logits = None
-        for start in range(0, tokens.size, MAX_ROWS):
-            chunk = tokens[start : start + MAX_ROWS]
+        for start in range(0, tokens.size, STEP_ROWS):
+            chunk = tokens[start : start + STEP_ROWS]
             last = wanted and start + chunk.size == tokens.size
             logits = self.play([Work(table, chunk, int(last))])
         return logits[0] if wanted and logits is not None else None
@@ -117,7 +117,7 @@ class Scheduler:
         engine: Engine,
         requests: Sequence[Request],
         on_step: Callable[[Progress], None] | None = None,
-        max_rows: int = MAX_ROWS,
+        max_rows: int = STEP_ROWS,
     ) -> None:
         """on_step: called after every step, before its chunks are given."""
         self.engine = engine

@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ..errors import LoadError
 from ..tokenizer import Tokenizer
 from .compile import compile_program
 from .pack import Packer, Progress, matrices_of, packed_bytes
 from .safetensors import Weights
 from .source import open_source
-from .spec import Spec
+from .spec import STEP_ROWS, Spec
 
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
-STEP_ROWS = 512  # the most rows that the engine puts into one step; scratch memory is planned for it
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -305,10 +303,3 @@ def describe(
         "kv_dtype": kv_dtype,
         "memory": memory_plan(spec, sum(plan.values()), kv_dtype, batch, context),
     }  # fmt: skip
-
-
-def require_tokenizer(model: Model) -> Tokenizer:
-    """The model's tokenizer; LoadError for a model without one (token ids still work)."""
-    if model.tokenizer is None:
-        raise LoadError("has no tokenizer: give token ids instead of text", file=model.folder)
-    return model.tokenizer

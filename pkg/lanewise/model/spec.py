@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .safetensors import Weights
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
+STEP_ROWS = 512  # the most rows of one step, prefill chunks and decode rows together; scratch memory is planned for it
 FLOATS = ("F32", "F16", "BF16")
 
 
