@@ -37,7 +37,7 @@ typedef struct lw_machine {
 void lw_machine_query(lw_machine *out);
 
 int lw_isa_count(void);                      /* tables in this build, best first */
-const char *lw_isa_name(int index);          /* "avx512_bf16", "avx512", "avx2", "scalar" */
+const char *lw_isa_name(int index);          /* "avx512_bf16", "avx512_vnni", ..., "scalar" */
 const char *lw_isa_missing(int index);       /* NULL if usable here, else the missing feature in words */
 
 /* ---- context -------------------------------------------------------------------------------------------------- */
