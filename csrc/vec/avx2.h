@@ -104,6 +104,7 @@ ALWAYS_INLINE void vi_store(void *p, i32x16 a) {
     _mm256_storeu_si256((__m256i *)p + 1, a.hi);
 }
 ALWAYS_INLINE i32x16 vi_set1(uint32_t x) { return (i32x16){_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
+ALWAYS_INLINE f32x16 vi_float(i32x16 a) { return (f32x16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 ALWAYS_INLINE void vi_store16(uint16_t *p, i32x16 a) {
     _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a.lo, a.hi), 0xd8));
 }
@@ -156,14 +157,16 @@ ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any addre
     __builtin_memcpy(&x, p, sizeof x);
     return _mm256_set1_epi32(x);
 }
-ALWAYS_INLINE ireg ir_low(ireg a) { return _mm256_and_si256(a, _mm256_set1_epi32(0x00ff00ff)); }
+ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm256_xor_si256(a, b); }
+ALWAYS_INLINE ireg ir_low(ireg a) { return _mm256_srli_epi16(_mm256_slli_epi16(a, 8), 8); }   /* no mask to hold */
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm256_srli_epi16(a, 8); }
+ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm256_srai_epi16(a, 8); }
 ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 #ifdef LW_HAS_VNNI
 ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #ifdef LW_EMULATE      /* the bytes widened: the even ones, then the odd ones */
-    ireg even = _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8), odd = _mm256_srai_epi16(s, 8);
-    return ir_dot2(ir_dot2(acc, ir_low(u), even), ir_high(u), odd);
+    return ir_dot2(ir_dot2(acc, ir_low(u), ir_slow(s)), ir_high(u), ir_shigh(s));
 #else
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(u), "x"(s));
     return acc;

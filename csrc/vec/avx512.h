@@ -78,6 +78,7 @@ ALWAYS_INLINE f32x16 v_dup_hi(f32x16 a) {
 ALWAYS_INLINE i32x16 vi_load(const void *p) { return _mm512_loadu_si512(p); }
 ALWAYS_INLINE void vi_store(void *p, i32x16 a) { _mm512_storeu_si512(p, a); }
 ALWAYS_INLINE i32x16 vi_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+ALWAYS_INLINE f32x16 vi_float(i32x16 a) { return _mm512_cvtepi32_ps(a); }
 ALWAYS_INLINE void vi_store16(uint16_t *p, i32x16 a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
 
 ALWAYS_INLINE f64x8 vd_lo(f32x16 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
@@ -126,6 +127,7 @@ ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any addre
     __builtin_memcpy(&x, p, sizeof x);
     return _mm512_set1_epi32(x);
 }
+ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm512_xor_si512(a, b); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return _mm512_and_si512(a, _mm512_set1_epi32(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm512_srli_epi16(a, 8); }
 #ifdef LW_HAS_VNNI
@@ -139,6 +141,8 @@ ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #endif
 }
 #else
+ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
+ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm512_srai_epi16(a, 8); }
 ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) { return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)); }
 #endif
 ALWAYS_INLINE vreg vr_even(const void *p) {

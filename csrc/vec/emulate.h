@@ -82,6 +82,15 @@ EMULATE simde__m512i lw_madd_epi16(simde__m512i a, simde__m512i b) {
     memcpy(&a, r, 64);
     return a;
 }
+EMULATE simde__m512 lw_cvtepi32_ps(simde__m512i a) {
+    int32_t v[16];
+    float w[16];
+    simde__m512 r;
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 16; i++) w[i] = (float)v[i];
+    memcpy(&r, w, 64);
+    return r;
+}
 EMULATE simde__m512i lw_srli_epi16(simde__m512i a, unsigned n) {
     uint16_t v[32];
     memcpy(v, &a, 64);
@@ -128,6 +137,7 @@ EMULATE simde__m512 lw_dpbf16(simde__m512 acc, simde__m512i a, simde__m512i b) {
 #define _mm512_cvtepi32_epi16 lw_cvtepi32_epi16
 #define _mm512_cvtps_pd lw_cvtps_pd
 #define _mm512_cvtpd_ps lw_cvtpd_ps
+#define _mm512_cvtepi32_ps lw_cvtepi32_ps
 #undef _mm512_srli_epi16
 #define _mm512_srli_epi16 lw_srli_epi16
 #undef _mm512_madd_epi16
