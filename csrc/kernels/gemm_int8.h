@@ -42,6 +42,9 @@ ALWAYS_INLINE void tile_int8_body(const lw_tile *t, const int R, const int P) {
     tile_at at = {.lace = 1};
     tile_point(t, &at);
     V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_set1(t->start + i / Q);
+    if (t->offsets) {
+        V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_add(acc[i], ir_load(t->offsets + 16 / V_REGS * (i % Q)));
+    }
     for (int n = t->k / 4; n > 0; n--) {
         tile_quad(R, Q, &at, acc);
         tile_advance(R, P, &at, INT8_QUAD / 4, 1);

@@ -159,6 +159,7 @@ ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any addre
     __builtin_memcpy(&x, p, sizeof x);
     return _mm256_set1_epi32(x);
 }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm256_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm256_xor_si256(a, b); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return _mm256_srli_epi16(_mm256_slli_epi16(a, 8), 8); }   /* no mask to hold */
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm256_srli_epi16(a, 8); }

@@ -129,6 +129,7 @@ ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any addre
     __builtin_memcpy(&x, p, sizeof x);
     return _mm512_set1_epi32(x);
 }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm512_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm512_xor_si512(a, b); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return _mm512_and_si512(a, _mm512_set1_epi32(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm512_srli_epi16(a, 8); }

@@ -181,6 +181,7 @@ ALWAYS_INLINE vreg ir_float(ireg a) { return vi_float(a); }
 ALWAYS_INLINE ireg ir_set1(const void *p) { uint32_t x; memcpy(&x, p, sizeof x); return vi_set1(x); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return vi_and(a, vi_set1(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return vi_and(vi_srl(a, 8), vi_set1(0x00ff00ff)); }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return vi_add(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return vi_xor(a, b); }
 ALWAYS_INLINE ireg ir_slow(ireg a) {
     V_LANES a.i[i] = (uint16_t)(int8_t)a.i[i] | (uint32_t)(uint16_t)(int8_t)(a.i[i] >> 16) << 16;
