@@ -39,11 +39,16 @@ static inline uint16_t f32_to_bf16(uint32_t u)
     return (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? nan : rounded);
 }
 
-/* n elements of a contiguous source become n packed elements (uint32_t for P32, uint16_t for P16). */
+/* n elements of a contiguous source become n packed elements (uint32_t for P32, uint16_t for P16, uint8_t for P8). */
 static void convert(lw_format format, lw_type type, int n, const void *source, void *out)
 {
     const uint16_t *h = source;
     const uint32_t *f = source;
+    if (format == LW_P8) {
+        const uint8_t *q = source;
+        for (int i = 0; i < n; i++) ((uint8_t *)out)[i] = q[i] ^ 0x80;   /* int8 + 128 */
+        return;
+    }
     uint16_t *out16 = out;
     uint32_t *out32 = out;
     if (format == LW_P32) {
@@ -119,7 +124,7 @@ static int64_t source_row(const pack_job *job, int64_t o)
     return row < job->source.rows ? row : -1;
 }
 
-/* Copies elements k0 .. k0+n of the rows (NULL: absent) into raw, one row after the other, n <= 2 * BLOCK_LINES. */
+/* Copies elements k0 .. k0+n of the rows (NULL: absent) into raw, one row after the other: at most 512 bytes of each. */
 static void gather(const pack_job *job, const unsigned char *const rows[LW_LANES], int64_t k0, int n,
                    unsigned char raw[LW_LANES][8 * BLOCK_LINES])
 {
@@ -131,7 +136,8 @@ static void gather(const pack_job *job, const unsigned char *const rows[LW_LANES
             if (!rows[lane]) continue;
             const unsigned char *from = rows[lane] + (k0 + i) * step;
             if (size == 4) memcpy(&raw[lane][4 * i], from, 4);
-            else memcpy(&raw[lane][2 * i], from, 2);
+            else if (size == 2) memcpy(&raw[lane][2 * i], from, 2);
+            else raw[lane][i] = *from;
         }
     }
 }
@@ -208,6 +214,7 @@ lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, cons
 {
     if (!ctx || !w || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
     if (!lw_type_size(source->type) || source->rows > w->n || row0 > w->n) return LW_E_ARGUMENT;
+    if ((w->format == LW_P8) != (source->type == LW_I8) || source->type > LW_I8) return LW_E_ARGUMENT;
     if (source->rows == 0 || w->k == 0) return LW_OK;
     if (!source->data) return LW_E_ARGUMENT;
     int64_t last_row = source->rows - 1;
@@ -228,6 +235,9 @@ void lw_weight_row(const lw_weight *w, int64_t row, float *out)
         uint32_t word;
         if (w->format == LW_P32) {
             memcpy(&word, lane + k * LW_LINE, 4);
+        } else if (w->format == LW_P8) {
+            out[k] = (float)(lane[k / 4 * LW_LINE + k % 4] - 128);
+            continue;
         } else {
             memcpy(&word, lane + k / 2 * LW_LINE, 4);
             word = k & 1 ? word & 0xffff0000 : word << 16;

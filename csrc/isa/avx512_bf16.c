@@ -1,4 +1,5 @@
-/* AVX-512 with the bfloat16 dot product (vdpbf16ps): tile_dot beside the float tiles of avx512.c. */
+/* AVX-512 with the bfloat16 and the byte dot product (vdpbf16ps, vpdpbusd): every CPU with the first has the second. */
+#define LW_HAS_VNNI
 #include "../lanewise.h"
 #include "../vec/avx512.h"
 
