@@ -2,8 +2,8 @@
 
 A library is a function (threads, isa) -> (what it is, {(format, name): make}). make(w) packs weights [n, k], where the
 library can, and returns at(a), which prepares for activations [m, k] and returns run(): one product, its result [m, n].
-Formats: "f32"; "bf16" (arrays are float32 that hold bfloat16 values); "int8" (a uint8, w int8). Outputs are allocated
-beforehand where the library takes them. Nothing is installed: a library that is not there raises ImportError.
+Formats: "f32"; "bf16" (arrays are float32 that hold bfloat16 values); "int8" (a uint8 of 7 bits, w int8). Outputs are
+allocated beforehand where the library takes them. Nothing is installed: a library that is not there raises ImportError.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def lanewise(threads: int, isa: str | None) -> Library:
 
             def at(a: Any) -> Run:
                 c = np.empty((len(a), len(w)), result)
-                return lambda: kernels.gemm(a, weight, out=c, **options)
+                a = a.view(np.int8) if dtype == "int8" else a  # 7 bits, so the same values
+                return partial(kernels.gemm, a, weight, out=c, **options)
 
             return at
 

@@ -36,8 +36,9 @@ SHORTEST_READ = 1 << 20  # bytes: below, the barrier and not the cache would be 
 LEGEND = """\
 limit: the larger of the time of the arithmetic and of reading the weights once, both measured in the same rounds; in
 GFLOP/s. GB/s: weights read. ratio: ours over the best peer. bf16: ours takes and returns float32 ("exact": float32
-arithmetic on bfloat16 weights), torch takes and returns bfloat16. int8: uint8 x int8 to int32 (torch: to float32);
-"dynamic" peers take float32, quantise it inside, and return float32. !: the machine was not idle, repeat."""
+arithmetic on bfloat16 weights), torch takes and returns bfloat16. int8: numbers of 7 bits, here as int8, by the peers
+as uint8, times int8, to int32 (torch: float32); "dynamic" peers take float32, quantise it inside, and return float32.
+!: the machine was not idle and the row does not count, repeat."""
 
 
 @dataclass
@@ -162,7 +163,7 @@ class Field:
             for name in names:
                 values[name].append(turns[name])
             if len(values["limit peak"]) == 1:
-                best = min(values[name][0] for name in names if not name.startswith("limit"))
+                best = min((values[name][0] for name in names if not name.startswith("limit")), default=0.0)
                 kept = [name for name in names if values[name][0] < SLOW * best]
                 names = [name for name in names if name in kept or name.startswith(("limit", peers.OURS))]
             enough = len(values["limit peak"])
