@@ -16,10 +16,11 @@ typedef struct plan {
     lw_stage a;                  /* the rows of this pass; a.data NULL: activations where the caller has them */
     int64_t row0;
     int64_t steps, ranges;       /* steps of `step` panels; ranges of steps */
-    int64_t blocks;              /* runs of row groups. Tasks: ranges x blocks */
+    int64_t blocks;              /* runs of row groups. Tasks: blocks x ranges */
     int step;
     int late;                    /* sums are formed aside and finished from there */
     int64_t pace;                /* bytes of the next weights to fetch per line in use */
+    const float *row_scale;      /* of this pass, or NULL */
     float *slabs;                /* sums of a task where k is cut: one slab per worker */
     int64_t slab_size, slab_ld;
 } plan;
@@ -29,25 +30,27 @@ static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / p
 
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
 enum {
-    STAGE_BYTES = 8 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
+    STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
-    TASKS_PER_THREAD = 4,
+    TASKS_PER_THREAD = 32,       /* the last of them is what threads wait for */
+    STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
     AHEAD = 2560,                /* bytes in flight that cover the latency of memory at a core's share of its bandwidth */
     DIRECT_PANELS = 16,          /* with fewer panels interleaving costs more than it gives */
-    WIDE_TILE = 16               /* accumulator lines from which on a tile can take its weights from L2 */
+    WIDE_TILE = 16,              /* accumulator lines from which on a tile can take its weights from L2 */
+    BLOCK_GROUPS = 4             /* row groups at least for which a panel step's weights are fetched */
 };
 
-/* k blocks: a panel step's lines stay in L2 (large tiles use them slowly enough) or, with one row group's activations, fill L1:
- * longer blocks (fewer visits to c) were worth more than room to spare. */
+/* k blocks. Large tiles take both operands from L2: a block of rows and a panel step's lines stay there. Small ones need
+ * the lines in L1, beside one row group's activations: longer blocks (fewer visits to c) were worth more than room to spare. */
 static void plan_k(plan *p, const lw_ctx *ctx) {
     const lw_weight *w = p->g->w;
     int64_t per_line = lw_formats[w->format].k_per_line, high = p->a.low + (p->a.higher > 0);
+    int64_t per_unit = p->a.kind == LW_STAGE_F32 ? 1 : per_line;
     p->a.kc = w->k;
     p->a.k_blocks = 1;
     if (p->a.groups == 1 || p->a.kind == LW_STAGE_INT8) return;
-    int64_t most = high * p->step >= WIDE_TILE
-                       ? (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_line
-                       : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / (p->a.kind == LW_STAGE_BF16 ? 2 : 1));
+    int64_t most = high * p->step >= WIDE_TILE ? (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_unit
+                                               : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
     int64_t blocks = lw_ceil_div(w->k, lw_max(most, 32 * per_line));
     if (blocks > 1) {
         p->a.kc = lw_round_up(lw_ceil_div(w->k, blocks), 16);
@@ -57,16 +60,17 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
 
 static void plan_tasks(plan *p, const lw_ctx *ctx) {
     const lw_weight *w = p->g->w;
-    int64_t threads = lw_pool_threads(ctx->pool);
+    int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_formats[w->format].k_per_line);
     p->steps = lw_ceil_div(w->panels, p->step);
     /* A task should outlast what starting it costs (about a microsecond): count a byte of weights, and 8 multiply-adds,
      * as a tenth of a nanosecond. */
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
-    int64_t wanted = lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1));
-    p->ranges = lw_min(wanted, p->steps);
-    /* Many threads and few panels: rows are shared out too. */
-    p->blocks = lw_max(lw_min(wanted / lw_max(p->ranges, 1), p->a.groups), 1);
-    int64_t lines = lw_ceil_div(p->a.kc, lw_formats[w->format].k_per_line);
+    int64_t wanted = lw_min((p->a.groups == 1 ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / 3000, 1));
+    /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
+    int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (p->kernels->rows * lw_max(lines, 1) * 4);
+    p->blocks = lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
+    p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
+    p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->a.groups));
     int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, p->kernels->panels[p->a.low]);
     p->pace = lw_ceil_div(p->step * lines * LW_LINE, groups * lw_max(used, 1));
 }
@@ -105,10 +109,11 @@ typedef struct job {
     float *slab;                 /* sums of (first row, first panel) of this task, or NULL */
 } job;
 
-/* The hardware follows no jumps between rows of c: ask for the next ones while computing. Without this, waiting for c alone
- * costs a fifth of the time where it comes from memory. */
-static void fetch_rows(const float *c, int64_t ldc, int64_t rows) {
-    for (int64_t i = 0; i < rows; i++) __builtin_prefetch(c + i * ldc, 1, 3);
+/* The hardware follows no jumps between rows of c: ask for them before the tile that needs them at its end (at its
+ * beginning, where it continues sums: then one tile ahead). Waiting for c alone costs a fifth where it comes from memory. */
+static void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t bytes) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t at = 0; at < bytes + LW_LINE - 1; at += LW_LINE) __builtin_prefetch(c + i * stride + at, 1, 3);
 }
 
 /* Sums of `rows` rows from `row` (of the pass) and `panels` panels from `panel` -> c. */
@@ -120,8 +125,7 @@ static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t 
                    .act = g->act, .gated = g->gated > 0, .type = g->c_type, .ldc = g->ldc, .ldr = g->ldr};
     if (g->bias) f.bias = g->bias + column;
     if (g->column_scale) f.column_scale = g->column_scale + column;
-    if (p->a.scale) f.row_scale = p->a.scale + row;
-    else if (g->row_scale) f.row_scale = g->row_scale + p->row0 + row;
+    if (p->row_scale) f.row_scale = p->row_scale + row;
     if (g->residual) f.residual = g->residual + (p->row0 + row) * g->ldr + to;
     f.c = (char *)g->c + ((p->row0 + row) * g->ldc + to) * (int64_t)lw_type_size(g->c_type);
     p->kernels->finish(&f);
@@ -132,47 +136,64 @@ static const void *activations(const plan *p, int64_t row, int64_t kb) {
     return (const float *)p->a.a + row * p->g->lda + kb * p->a.kc;
 }
 
+static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb) {
+    const lw_weight *w = p->g->w;
+    return w->lines + (size_t)panel * w->panel_bytes + (size_t)(kb * p->a.kc / lw_formats[w->format].k_per_line * LW_LINE);
+}
+
+/* lda of the tiles. */
+static int64_t row_elements(const plan *p) {
+    if (!p->a.data) return p->g->lda;
+    return p->a.lace ? 0 : p->a.ld * (p->a.kind == LW_STAGE_BF16 ? 2 : 1);
+}
+
+/* Rows of c that the tile at `row` writes, or that one tile further on reads. */
+static void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t panel) {
+    const lw_gemm_args *g = p->g;
+    int64_t size = g->c_type == LW_BF16 ? 2 : 4, half = g->gated ? 2 : 1;
+    fetch_rows((const char *)g->c + ((p->row0 + row) * g->ldc + panel * LW_LANES / half) * size, g->ldc * size, rows,
+               p->step * LW_LANES * size / half);
+}
+
 /* All row groups of a task x one panel step x one k block. `next`: the lines that come after these. */
 static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const unsigned char *next) {
     const lw_gemm_args *g = p->g;
     const lw_weight *w = g->w;
     ALIGN(64) float aside[LW_MAX_ROWS * LW_MAX_STEP * LW_LANES];
-    int last = kb == p->a.k_blocks - 1, per_line = lw_formats[w->format].k_per_line;
+    int last = kb == p->a.k_blocks - 1, direct = last && !p->late, per_line = lw_formats[w->format].k_per_line;
     int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
-                 .lda = p->a.lace && p->a.data ? 0 : p->a.data ? p->a.ld * (p->a.kind == LW_STAGE_BF16 ? 2 : 1) : g->lda,
-                 .pace = p->pace};
+                 .lda = row_elements(p), .pace = p->pace};
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
+    const unsigned char *lines = lines_at(p, panel, kb);
     float *c = j->slab ? j->slab + (panel - j->panel0) * LW_LANES
                        : p->late ? aside : (float *)g->c + (p->row0 + first_row) * g->ldc + panel * LW_LANES;
     t.ldc = j->slab ? p->slab_ld : p->late ? p->step * LW_LANES : g->ldc;
-    for (int64_t group = j->group0; group < j->group1; group++) {
-        int64_t row = lw_group_row(&p->a, group);
-        t.rows = (int)(lw_group_row(&p->a, group + 1) - row);
+    int64_t row = first_row, rows_end = lw_group_row(&p->a, j->group1);
+    for (int64_t group = j->group0; group < j->group1; group++, row += t.rows) {
+        t.rows = (int)(p->a.low + (group < p->a.higher));
         t.a = activations(p, row, kb);
         if (p->a.start) t.start = p->a.start + row;
-        float *c_row = p->late && !j->slab ? c : c + (row - first_row) * t.ldc;
-        if (!p->late && group + 1 < j->group1) fetch_rows(c_row + t.rows * t.ldc, t.ldc, p->a.low);
+        if (direct && p->row_scale) t.row_scale = p->row_scale + row;
+        float *c_row = c == aside ? c : c + (row - first_row) * t.ldc;
+        if (kb == 0 && last) fetch_outputs(p, row, t.rows, panel);
+        else if (!p->late && row + t.rows < rows_end) fetch_outputs(p, row + t.rows, t.rows, panel);
         int most = p->kernels->panels[t.rows];
         for (int64_t at = panel; at < panel_end; at += t.panels) {
             int64_t column = at * LW_LANES;
             t.panels = (int)lw_min(most, panel_end - at);
             t.columns = p->late ? t.panels * LW_LANES : (int)lw_min(t.panels * LW_LANES, w->n - column);
-            t.b = w->lines + (size_t)at * w->panel_bytes + k0 / per_line * LW_LINE;
+            t.b = lines + (size_t)(at - panel) * w->panel_bytes;
             t.next = next;
             next += p->pace * (t.k / per_line);
-            t.bias = last && !p->late && g->bias ? g->bias + column : NULL;
-            t.residual = last && !p->late && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+            t.bias = direct && g->bias ? g->bias + column : NULL;
+            t.residual = direct && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+            t.column_scale = direct && g->column_scale ? g->column_scale + column : NULL;
             t.c = c_row + (at - panel) * LW_LANES;
             p->tile(&t);
         }
         if (p->late && last) finish(p, row, t.rows, panel, panel_end - panel, c_row, t.ldc);
     }
-}
-
-static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb) {
-    const lw_weight *w = p->g->w;
-    return w->lines + (size_t)panel * w->panel_bytes + (size_t)(kb * p->a.kc / lw_formats[w->format].k_per_line * LW_LINE);
 }
 
 /* One row group: every weight is used once, so memory sets the pace. The panels of a tile are taken from equal parts of the
@@ -184,8 +205,7 @@ static void stream_range(const plan *p, const job *j) {
     int rows = (int)p->a.rows, most = p->kernels->panels[rows], unit = p->g->gated ? 2 : 1;
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
     lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
-                 .lda = p->a.lace && p->a.data ? 0 : p->a.data ? p->a.ld * (p->a.kind == LW_STAGE_BF16 ? 2 : 1) : p->g->lda,
-                 .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k};
+                 .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k};
     if (p->a.kind == LW_STAGE_INT8) t.k = (int)lw_round_up(t.k, 4);
     for (int64_t i = 0; i < part; i++) {
         t.panels = (int)lw_ceil_div(units - i, part);
@@ -213,7 +233,7 @@ static void stream_range(const plan *p, const job *j) {
 
 static void run_task(void *arg, int64_t task, int worker) {
     const plan *p = arg;
-    int64_t range = task / p->blocks, block = task % p->blocks;
+    int64_t range = task % p->ranges, block = task / p->ranges;
     job j = {.group0 = split(p->a.groups, p->blocks, block), .group1 = split(p->a.groups, p->blocks, block + 1),
              .panel0 = split(p->steps, p->ranges, range) * p->step,
              .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->g->w->panels),
@@ -222,10 +242,11 @@ static void run_task(void *arg, int64_t task, int worker) {
         stream_range(p, &j);
         return;
     }
-    for (int64_t panel = j.panel0; panel < j.panel1; panel += p->step)
-        for (int64_t kb = 0; kb < p->a.k_blocks; kb++) {
-            int more = kb + 1 < p->a.k_blocks;
-            cell(p, &j, panel, kb, lines_at(p, more ? panel : panel + p->step, more ? kb + 1 : 0));
+    for (int64_t kb = 0; kb < p->a.k_blocks; kb++)
+        for (int64_t panel = j.panel0; panel < j.panel1; panel += p->step) {
+            int more = panel + p->step < j.panel1;
+            int64_t next = more || (kb + 1 == p->a.k_blocks && j.panel1 < p->g->w->panels) ? panel + p->step : j.panel0;
+            cell(p, &j, panel, kb, lines_at(p, next, more ? kb : (kb + 1) % p->a.k_blocks));
         }
 }
 
@@ -239,6 +260,7 @@ static lw_status run_pass(plan *p, lw_ctx *ctx) {
     plan_k(p, ctx);
     plan_tasks(p, ctx);
     LW_TRY(plan_memory(p, ctx));
+    p->row_scale = p->a.scale ? p->a.scale : p->g->row_scale ? p->g->row_scale + p->row0 : NULL;
     if (p->a.data) LW_TRY(lw_stage_run(ctx, &p->a));
     return lw_pool_run(ctx->pool, p->blocks * p->ranges, run_task, p);
 }
@@ -247,7 +269,7 @@ static lw_status run_pass(plan *p, lw_ctx *ctx) {
 static void empty_sum(plan *p) {
     static const float zeros[2 * LW_LANES];
     int unit = p->g->gated ? 2 : 1;
-    p->a.scale = NULL;
+    p->row_scale = p->g->row_scale;
     for (int64_t row = 0; row < p->g->m; row++)
         for (int64_t panel = 0; panel < p->g->w->panels; panel += unit) finish(p, row, 1, panel, unit, zeros, 2 * LW_LANES);
 }
@@ -265,7 +287,8 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
     } else if (w->format == LW_P8) {
         p.tile = p.kernels->tile_int8;
         p.a.kind = LW_STAGE_INT8;
-        p.late = 1;
+        int scaled = args->column_scale && (args->row_scale || args->a_type == LW_F32);
+        p.late = args->c_type != LW_I32 && (p.late || !scaled || args->residual);
     }
     if (w->k == 0) {
         empty_sum(&p);

@@ -35,6 +35,7 @@ typedef struct lw_tile {
     const void *next;
     ptrdiff_t pace;
     const int32_t *start;
+    const float *row_scale, *column_scale;
     int rows, panels, columns, k;
     int accumulate, skip, ahead;
 } lw_tile;
@@ -67,8 +68,10 @@ typedef struct lw_kernels {
     void (*tile_bf16)(const lw_tile *t);    /* a float, b P16 widened exactly: the same bits as tile_f32 on widened weights */
     void (*tile_dot)(const lw_tile *t);     /* a bfloat16, b P16, the CPU's bf16 dot product; NULL if there is none */
 
-    /* a int8 as to_quads makes it, interleaved (units of 4 bytes), b P8; k a multiple of 4, whole lines only. c: int32 sums
-     * that begin at start[row]. next and pace as above; the other fields are not read. */
+    void (*to_dot)(size_t n, const float *x, uint16_t *y);   /* x for tile_dot: as to_bf16, but subnormals may become zeros */
+    /* a int8 as to_quads makes it, interleaved (units of 4 bytes), b P8; k a multiple of 4. c: int32 sums that begin at
+     * start[row]; or, with column_scale, float32 as lw_finish makes them of column_scale, row_scale and bias. Not read: lda,
+     * residual, accumulate, skip. */
     void (*tile_int8)(const lw_tile *t);
     int quad;                               /* bytes of four values of an activation: 4, or 8 where there is no VNNI */
     /* n bytes (int8; uint8 - 128 if flip) as the tile reads them; the last quad is filled with zeros. Returns their sum.

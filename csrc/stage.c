@@ -4,6 +4,7 @@
 #include <string.h>
 
 enum { CHUNK = 256,              /* units of one row converted at a time: a group's stay in L1 */
+       AHEAD = 8,                /* pieces of rows under way */
        ALIAS = 4096 };           /* rows at multiples of this fall into one set of the L1 cache */
 
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
@@ -54,7 +55,7 @@ static void convert(const lw_stage *s, int64_t row, int64_t k0, int64_t n, uint3
         if (s->kind == LW_STAGE_F32) {
             memcpy(out, a, (size_t)n * 4);
         } else {
-            s->kernels->to_bf16((size_t)n, a, (uint16_t *)out);
+            s->kernels->to_dot((size_t)n, a, (uint16_t *)out);
             if (n & 1) ((uint16_t *)out)[n] = 0;
         }
         return;
@@ -94,6 +95,14 @@ static void lace(const uint32_t *const *row, int64_t rows, int64_t n, uint32_t *
         for (int64_t r = 0; r < rows; r++) to[u * rows + r] = row[r][u];
 }
 
+/* The rows lie apart, and converting one piece takes less time than fetching it from memory: ask for pieces further on.
+ * Piece i of a group: rows inside, `step` values of k outside. */
+static void fetch_piece(const lw_stage *s, int64_t first, int64_t rows, int64_t step, int64_t piece) {
+    int64_t size = s->type == LW_F32 ? 4 : 1, k0 = piece / rows * step;
+    const char *from = (const char *)s->a + ((first + piece % rows) * s->lda + k0) * size;
+    for (int64_t i = 0; i < lw_min(step, s->k - k0) * size; i += LW_LINE) __builtin_prefetch(from + i, 0, 2);
+}
+
 static void stage_group(void *arg, int64_t group, int worker) {
     (void)worker;
     const lw_stage *s = arg;
@@ -111,6 +120,7 @@ static void stage_group(void *arg, int64_t group, int worker) {
         for (int64_t k0 = begin; k0 < end; k0 += step) {
             int64_t n = lw_min(step, end - k0), at = units_of(s, k0 - begin);
             for (int64_t r = 0; r < rows; r++) {
+                fetch_piece(s, first, rows, step, k0 / step * rows + r + AHEAD);
                 uint32_t *to = s->lace ? buffer[r] : (uint32_t *)lw_staged(s, kb, first + r) + at;
                 row[r] = to;
                 if (s->lace && s->kind == LW_STAGE_F32) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;

@@ -12,6 +12,15 @@ ALWAYS_INLINE vreg vr_dot(vreg a, vreg b, vreg c) {
 #endif
 }
 
+/* 32 values, nearest even, as 16 pairs */
+ALWAYS_INLINE i32x16 v_pack_bf16(f32x16 low, f32x16 high) {
+#ifdef LW_EMULATE
+    return lw_cvtne2ps_pbh(high, low);
+#else
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+#endif
+}
+
 #define LW_HAS_DOT
 #include "avx512_tiles.h"
 #include "../kernels/table.h"

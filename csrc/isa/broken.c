@@ -9,7 +9,7 @@ typedef void tile_fn(const lw_tile *t);
 /* The scalar table with some slots replaced; C cannot copy a constant struct into another, so the slots are listed. */
 #define TABLE(symbol, isa, ...)                                                                                   \
     const lw_kernels symbol = {                                                                                   \
-        isa, 4, {0, 1, 1, 1, 1}, tile_f32_##symbol, tile_bf16_##symbol, NULL, tile_int8_##symbol, 8, to_quads,    \
+        isa, 4, {0, 1, 1, 1, 1}, tile_f32_##symbol, tile_bf16_##symbol, NULL, NULL, tile_int8_##symbol, 8, to_quads,    \
         __VA_ARGS__,                                                                                              \
     }
 #define TILES(symbol, change)                                                                \

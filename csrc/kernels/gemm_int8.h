@@ -46,7 +46,19 @@ ALWAYS_INLINE void tile_int8_body(const lw_tile *t, const int R, const int P) {
         tile_quad(R, Q, &at, acc);
         tile_advance(R, P, &at, INT8_QUAD / 4, 1);
     }
-    V_UNROLL for (int i = 0; i < R * Q; i++) ir_store(t->c + i / Q * t->ldc + 16 / V_REGS * (i % Q), acc[i]);
+    if (!t->column_scale) {
+        V_UNROLL for (int i = 0; i < R * Q; i++) ir_store(t->c + i / Q * t->ldc + 16 / V_REGS * (i % Q), acc[i]);
+        return;
+    }
+    V_UNROLL for (int q = 0; q < Q; q++) {
+        const int column = 16 / V_REGS * q;
+        vreg scale = vr_load(t->column_scale + column);
+        V_UNROLL for (int r = 0; r < R; r++) {
+            vreg v = vr_mul(vr_mul(ir_float(acc[r * Q + q]), scale), vr_set1(t->row_scale + r));
+            if (t->bias) v = vr_add(v, vr_load(t->bias + column));
+            vr_store(t->c + r * t->ldc + column, v);
+        }
+    }
 }
 #define TILE_INT8_DEFINE(r, p) TILE_DEFINE(int8, r, p)
 #define TILE_INT8_ENTRY(r, p) [r][p] = int8_##r##x##p,
@@ -55,8 +67,21 @@ static tile_fn *const tiles_int8[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TI
 
 static void tile_int8(const lw_tile *t) {
     tile_fn *run = tiles_int8[t->rows][t->panels];
-    LW_ASSERT(run && t->columns == 16 * t->panels && t->k % 4 == 0);
-    run(t);
+    LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels && t->k % 4 == 0);
+    if (LW_LIKELY(t->columns == 16 * t->panels)) {
+        run(t);
+        return;
+    }
+    ALIGN(64) float sums[TILE_MAX_LINES * 16];
+    lw_tile whole = *t;
+    whole.c = sums;
+    whole.ldc = 16 * t->panels;
+    whole.column_scale = NULL;
+    run(&whole);
+    const lw_finish f = {.sums = sums, .ld = whole.ldc, .integers = 1, .rows = t->rows, .columns = t->columns,
+                         .row_scale = t->row_scale, .column_scale = t->column_scale, .bias = t->bias, .c = t->c,
+                         .ldc = t->ldc, .type = t->column_scale ? LW_F32 : LW_I32};
+    finish(&f);
 }
 
 /* ---- activations -------------------------------------------------------------------------------------------------- */

@@ -117,11 +117,13 @@ ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
 #endif
 }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return _mm512_mul_ps(a, b); }
 
 typedef __m512i ireg;
 ALWAYS_INLINE ireg ir_load(const void *p) { return _mm512_loadu_si512(p); }
 ALWAYS_INLINE void ir_store(void *p, ireg a) { _mm512_storeu_si512(p, a); }
 ALWAYS_INLINE ireg ir_zero(void) { return _mm512_setzero_si512(); }
+ALWAYS_INLINE vreg ir_float(ireg a) { return _mm512_cvtepi32_ps(a); }
 ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any address */
     int x;
     __builtin_memcpy(&x, p, sizeof x);

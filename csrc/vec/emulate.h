@@ -125,6 +125,19 @@ EMULATE simde__m512 lw_dpbf16(simde__m512 acc, simde__m512i a, simde__m512i b) {
     memcpy(&acc, c, 64);
     return acc;
 }
+EMULATE simde__m512i lw_cvtne2ps_pbh(simde__m512 high, simde__m512 low) {
+    uint32_t v[32];
+    uint16_t w[32];
+    simde__m512i r;
+    memcpy(v, &low, 64);
+    memcpy(v + 16, &high, 64);
+    for (int i = 0; i < 32; i++) {
+        uint32_t size = v[i] & 0x7fffffff, rounded = v[i] + 0x7fff + (v[i] >> 16 & 1);
+        w[i] = (uint16_t)(size > 0x7f800000 ? v[i] >> 16 | 0x40 : size < 0x00800000 ? v[i] >> 16 & 0x8000 : rounded >> 16);
+    }
+    memcpy(&r, w, 64);
+    return r;
+}
 #undef _mm512_slli_epi32
 #undef _mm512_srli_epi32
 #undef _mm512_srai_epi32

@@ -167,6 +167,7 @@ ALWAYS_INLINE vreg vr_set1(const float *p) { return v_set1(*p); }
 ALWAYS_INLINE vreg vr_fma(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
 ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return v_add(a, b); }
+ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return v_mul(a, b); }
 
 /* The same register as 32-bit integers. ir_low, ir_high: bytes 0 and 2, or 1 and 3, of each lane as 16 bits (ir_slow,
  * ir_shigh: with their sign).
@@ -176,6 +177,7 @@ typedef i32x16 ireg;
 ALWAYS_INLINE ireg ir_load(const void *p) { return vi_load(p); }
 ALWAYS_INLINE void ir_store(void *p, ireg a) { vi_store(p, a); }
 ALWAYS_INLINE ireg ir_zero(void) { return vi_set1(0); }
+ALWAYS_INLINE vreg ir_float(ireg a) { return vi_float(a); }
 ALWAYS_INLINE ireg ir_set1(const void *p) { uint32_t x; memcpy(&x, p, sizeof x); return vi_set1(x); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return vi_and(a, vi_set1(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return vi_and(vi_srl(a, 8), vi_set1(0x00ff00ff)); }
