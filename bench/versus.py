@@ -102,12 +102,12 @@ def shapes(args: argparse.Namespace) -> Iterator[tuple[int, int, list[int]]]:
 class Field:
     """The contenders, and the lines that say who is missing and why."""
 
-    def __init__(self, threads: int, isa: str | None) -> None:
+    def __init__(self, threads: int, isa: str | None, libraries: list[str]) -> None:
         self.notes: list[str] = []
         self.what: dict[str, str] = {}
         self.peaks: dict[str, float] = {}
         self.contenders: dict[str, list[tuple[str, Worker]]] = {format: [] for format in FORMATS}
-        started = {name: Worker(name, threads, isa) for name in peers.LIBRARIES}
+        started = {name: Worker(name, threads, isa) for name in dict.fromkeys([peers.OURS, *libraries])}
         self.workers: dict[str, Worker] = {}
         for name, worker in started.items():
             try:
@@ -268,13 +268,23 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--compare", action="store_true", help="ours against every library that is importable")
     group.add_argument("--squares", type=numbers, help="sizes of square products; '' for none")
     group.add_argument("--nk", type=pairs, metavar="NxK,...", help="weights: outputs x inputs; '' for none")
-    group.add_argument("--formats", default="f32,bf16,int8")
+    group.add_argument("--formats", default=",".join(FORMATS))
+    group.add_argument("--peers", default=",".join(name for name in peers.LIBRARIES if name != peers.OURS))
     group.add_argument("--quick", action="store_true", help="a few shapes, about a minute")
 
 
 def main(args: argparse.Namespace) -> None:
     default = QUICK if args.quick else {"squares": SQUARES, "rows": ROWS, "nk": PAIRS}
-    whole = not args.quick and all(getattr(args, name) is None for name in default) and args.formats == "f32,bf16,int8"
+    chosen = args.quick or any(getattr(args, name) is not None for name in default)
+    whole = (
+        not chosen
+        and args.formats.split(",") == list(FORMATS)
+        and set(peers.LIBRARIES) <= {peers.OURS, *args.peers.split(",")}
+    )
+    known = {"--formats": (args.formats, FORMATS), "--peers": (args.peers, peers.LIBRARIES)}
+    for option, (text, names) in known.items():
+        if unknown := set(text.split(",")) - set(names):
+            sys.exit(f"{option}: {', '.join(names)} expected, got {', '.join(sorted(unknown))}")
     for name, values in default.items():
         if getattr(args, name) is None:
             setattr(args, name, values)
@@ -282,7 +292,7 @@ def main(args: argparse.Namespace) -> None:
     for name in common.THREADS:
         os.environ[name] = str(context.threads)
     seconds = args.seconds or SECONDS
-    field, found = Field(context.threads, args.isa), []
+    field, found = Field(context.threads, args.isa, args.peers.split(",")), []
     try:
         for n, k, rows in shapes(args):
             for format in args.formats.split(","):
