@@ -6,6 +6,8 @@ python bench/roofline.py RESULT.json [PICTURE.svg]    # draws what a run wrote, 
 from __future__ import annotations
 
 import json
+import math
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 OURS = "lanewise"
 TITLES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -69,21 +71,24 @@ def panel(axes: Any, format: str, found: list[dict[str, Any]], cache: float) -> 
     bottom, top = min(values) * 0.7, max(*values, *(row["peak"] for row in found)) * 1.4
     axes.set_ylim(bottom, top)
     roofs(axes, found, cache, low, high)
-    for row in found:
-        if row["ours"] and row["best"]:
-            axes.plot([row["intensity"]] * 2, [row["ours"], row["best"]], color="#cccccc", linewidth=0.8, zorder=2)
-        if row["best"]:
-            marker, colour = PEERS.get(row["peer"], ("o", GREY))
-            axes.plot(
-                row["intensity"], row["best"], marker, color=colour, markerfacecolor="white", markersize=4.2,
-                markeredgewidth=0.9, zorder=3, label=row["peer"],
-            )  # fmt: skip
-        if row["ours"]:
-            axes.plot(row["intensity"], row["ours"], "o", color=BLUE, markersize=4.2, zorder=4, label=OURS)
+    both = [row for row in found if row["ours"] and row["best"]]
+    x = [row["intensity"] for row in both for _ in range(3)]
+    y = [value for row in both for value in (row["ours"], row["best"], math.nan)]  # one line with gaps
+    axes.plot(x, y, color="#cccccc", linewidth=0.8, zorder=2)
+    for peer in dict.fromkeys(row["peer"] for row in found if row["best"]):
+        marker, colour = PEERS.get(peer, ("o", GREY))
+        points = [(row["intensity"], row["best"]) for row in found if row["peer"] == peer]
+        axes.plot(
+            *zip(*points, strict=True), marker, color=colour, markerfacecolor="white", markersize=4.2,
+            markeredgewidth=0.9, zorder=3, label=peer,
+        )  # fmt: skip
+    ours = [(row["intensity"], row["ours"]) for row in found if row["ours"]]
+    if ours:
+        axes.plot(*zip(*ours, strict=True), "o", color=BLUE, markersize=4.2, zorder=4, label=OURS)
     for axis, subs in ((axes.xaxis, (1.0,)), (axes.yaxis, (1.0, 2.0, 5.0))):
         axis.set_major_locator(LogLocator(subs=subs, numticks=20))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
     axes.set_xlabel("operations a byte", color=INK)
     axes.grid(True, which="major", color="#e8e8e8", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -94,7 +99,8 @@ def draw(data: dict[str, Any], file: Path) -> None:
     """One panel a format; SVG, or what the name of the file says."""
     formats, machine = data["formats"], data["machine"]
     cache = float(machine["caches"].get("l3") or machine["caches"]["l2"])
-    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "lanewise", "axes.edgecolor": GREY, "svg.fonttype": "none"})
+    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "lanewise", "axes.edgecolor": GREY, "svg.fonttype": "none",
+                         "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"]})  # fmt: skip
     figure, every = plt.subplots(1, len(formats), figsize=(4.1 * len(formats), 4.2), squeeze=False)
     for axes, (format, table) in zip(every[0], formats.items(), strict=True):
         found = rows(format, table)
@@ -114,6 +120,8 @@ def draw(data: dict[str, Any], file: Path) -> None:
     figure.tight_layout(rect=(0, 0.09, 1, 0.99))
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=160)
     plt.close(figure)
+    if file.suffix == ".svg":
+        file.write_text(re.sub(r"\n\s+", "\n", file.read_text()))
 
 
 if __name__ == "__main__":
