@@ -57,7 +57,7 @@ typedef struct lw_finish {
     lw_type type;
 } lw_finish;
 
-enum { LW_MAX_ROWS = 16, LW_MAX_STEP = 8 };   /* rows of a tile; panels that are worked on together */
+enum { LW_MAX_ROWS = 16, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
 
 typedef struct lw_kernels {
     const char *name;

@@ -12,16 +12,16 @@
 #ifndef LW_KERNELS_GEMM_FLOAT_H
 #define LW_KERNELS_GEMM_FLOAT_H
 
-enum { TILE_MAX_PANELS = 8, TILE_MAX_LINES = 28 };      /* panels, and rows * panels, of the largest tile */
+enum { TILE_MAX_PANELS = 4, TILE_MAX_LINES = 28 };      /* panels, and rows * panels, of the largest tile */
 /* What a weight line holds: P32; P16 of which one half is widened; P16 for the CPU's own dot product (gemm_dot.h). */
 typedef enum tile_half { TILE_F32, TILE_EVEN, TILE_ODD, TILE_DOT } tile_half;
 typedef void tile_fn(const lw_tile *t);
 
-/* Operands at the current k: pointers to rows 0, 3, 6, 9 and to panels 0, 3, 6. Fields, not arrays: Clang keeps arrays
+/* Operands at the current k: pointers to rows 0, 3, 6, 9 and to panels 0, 3. Fields, not arrays: Clang keeps arrays
  * of pointers that an asm touches in memory. */
 typedef struct tile_at {
     const float *a0, *a3, *a6, *a9;
-    const char *b0, *b3, *b6;
+    const char *b0, *b3;
     const char *next;
     ptrdiff_t lda, ldb, ahead, pace;
     int lace;                                           /* a constant of the body: a[k][row], only a0 is used */
@@ -34,7 +34,7 @@ ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
 }
 ALWAYS_INLINE const char *tile_line(const tile_at *at, int q) {
     const int p = q / V_REGS;
-    const char *base = p < 3 ? at->b0 : p < 6 ? at->b3 : at->b6;
+    const char *base = p < 3 ? at->b0 : at->b3;
     return base + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS);
 }
 ALWAYS_INLINE vreg tile_w(const tile_at *at, int q, tile_half half) {
@@ -104,14 +104,13 @@ ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int value
     if (R > 6 && !at->lace) { at->a6 += values; V_OPAQUE(at->a6); }
     if (R > 9 && !at->lace) { at->a9 += values; V_OPAQUE(at->a9); }
     if (P > 3) { at->b3 += 64 * lines; V_OPAQUE(at->b3); }
-    if (P > 6) { at->b6 += 64 * lines; V_OPAQUE(at->b6); }
 }
 
 ALWAYS_INLINE void tile_point(const lw_tile *t, tile_at *at) {
     at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
     at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace;
     at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
-    at->b3 = at->b0 + 3 * t->ldb, at->b6 = at->b0 + 6 * t->ldb;
+    at->b3 = at->b0 + 3 * t->ldb;
 }
 
 ALWAYS_INLINE void tile_begin(const lw_tile *t, const int R, const int P, tile_at *at, vreg *acc) {
