@@ -12,6 +12,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ Run = Callable[[], Any]
 At = Callable[[Any], Run]
 Make = Callable[[Any], At]
 Library = tuple[str, dict[tuple[str, str], Make]]
+_held = ExitStack()  # for as long as the process lives: a context manager that is collected is left
 
 
 def bits(x: Any) -> Any:
@@ -31,14 +33,11 @@ def bits(x: Any) -> Any:
 
 def lanewise(threads: int, isa: str | None) -> Library:
     """Through the public API. bf16: "dot" uses the CPU's bf16 dot product, "exact" multiplies float32 activations."""
-    from contextlib import ExitStack
-
     from lanewise import __version__, kernels
 
-    stack = ExitStack()
-    stack.enter_context(kernels.threads(threads))
+    _held.enter_context(kernels.threads(threads))
     if isa:
-        stack.enter_context(kernels.isa(isa))
+        _held.enter_context(kernels.isa(isa))
 
     def make(dtype: str, result: type, **options: bool) -> Make:
         def packed(w: Any) -> At:
@@ -62,7 +61,8 @@ def lanewise(threads: int, isa: str | None) -> Library:
         found["int8", "lanewise"] = make("int8", np.int32)
     except (TypeError, ValueError):
         pass
-    return f"lanewise {__version__}, table {kernels.context().isa}", found
+    what = f"lanewise {__version__}, table {kernels.context().isa}, {kernels.context().threads} threads"
+    return what, found
 
 
 def numpy(threads: int, isa: str | None) -> Library:

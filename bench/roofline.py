@@ -30,9 +30,9 @@ PEERS = {"numpy": ("o", "#6a9a3b"), "mkl": ("D", "#9467bd"), "blis": ("P", "#8c5
 def rows(format: str, table: dict[str, Any]) -> list[dict[str, Any]]:
     """One dictionary a shape that was measured in peace: intensity, ours, best (library, rate), peak, read."""
     columns, (inner, outer) = table["columns"], BYTES[format]
-    found = []
+    found: list[dict[str, Any]] = []
     for index, values in enumerate(table["rows"]):
-        if index in table["disturbed"]:
+        if index in table["disturbed"] or not any(values[3:-3]):
             continue
         row = dict(zip(columns, values, strict=True))
         m, n, k = row["m"], row["n"], row["k"]
@@ -95,17 +95,18 @@ def panel(axes: Any, format: str, found: list[dict[str, Any]], cache: float) -> 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw(data: dict[str, Any], file: Path) -> None:
-    """One panel a format; SVG, or what the name of the file says."""
-    formats, machine = data["formats"], data["machine"]
+def draw(data: dict[str, Any], file: Path) -> bool:
+    """One panel a format; SVG, or what the name of the file says. False if there is nothing to draw."""
+    machine = data["machine"]
+    formats = {format: found for format, table in data["formats"].items() if (found := rows(format, table))}
+    if not formats:
+        return False
     cache = float(machine["caches"].get("l3") or machine["caches"]["l2"])
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "lanewise", "axes.edgecolor": GREY, "svg.fonttype": "none",
                          "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"]})  # fmt: skip
     figure, every = plt.subplots(1, len(formats), figsize=(4.1 * len(formats), 4.2), squeeze=False)
-    for axes, (format, table) in zip(every[0], formats.items(), strict=True):
-        found = rows(format, table)
-        if found:
-            panel(axes, format, found, cache)
+    for axes, (format, found) in zip(every[0], formats.items(), strict=True):
+        panel(axes, format, found, cache)
     every[0][0].set_ylabel("GFLOP/s (int8: Gop/s)", color=INK)
     drawn = [pair for axes in every[0] for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     seen = {text: handle for handle, text in drawn if text == OURS or text in PEERS}
@@ -122,6 +123,7 @@ def draw(data: dict[str, Any], file: Path) -> None:
     plt.close(figure)
     if file.suffix == ".svg":
         file.write_text(re.sub(r"\n\s+", "\n", file.read_text()))
+    return True
 
 
 if __name__ == "__main__":

@@ -156,8 +156,9 @@ class Field:
             names = [name for name in names if turns[name] is not None]
             peak = turns["limit peak"] or 0.0
             self.peaks[shape.format] = max(peak, self.peaks.get(shape.format, 0.0))
-            shape.disturbed = peak < CALM * self.peaks[shape.format]
-            if shape.disturbed and not (round_ == 3 * repeat - 1 and not values["limit peak"]):
+            disturbed = peak < CALM * self.peaks[shape.format]
+            shape.disturbed = disturbed and round_ == 3 * repeat - 1 and not values["limit peak"]  # the last chance
+            if disturbed and not shape.disturbed:
                 time.sleep(0.5)
                 continue
             for name in names:
@@ -169,7 +170,7 @@ class Field:
             enough = len(values["limit peak"])
             if enough == repeat or (enough > 1 and time.monotonic() - begin > seconds):
                 break
-        shape.disturbed = len(values["limit peak"]) < 2
+        shape.disturbed = shape.disturbed or len(values["limit peak"]) < min(2, repeat)
         middle = {name: statistics.median(found) for name, found in values.items() if found}
         shape.peak, shape.read = middle.pop("limit peak"), middle.pop("limit read")
         shape.rates = {name: shape.work / second for name, second in middle.items()}
@@ -326,5 +327,7 @@ def picture(args: argparse.Namespace, data: dict[str, Any]) -> None:
         print("no picture: matplotlib is not installed (the extra `plot`)", file=sys.stderr)
         return
     file = Path(args.json).with_suffix(".svg")
-    roofline.draw(data, file)
-    print(f"written: {args.json}, {file}", file=sys.stderr)
+    if roofline.draw(data, file):
+        print(f"written: {file}", file=sys.stderr)
+    else:
+        print("no picture: no row was measured in peace", file=sys.stderr)
