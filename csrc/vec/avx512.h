@@ -146,7 +146,16 @@ ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #else
 ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
 ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm512_srai_epi16(a, 8); }
-ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) { return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)); }
+/* As one, or GCC 12 gathers the products first and the sums are spilled. */
+ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+#ifdef LW_EMULATE
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#else
+    ireg product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "=&v"(product) : "v"(a), "v"(b));
+    return acc;
+#endif
+}
 #endif
 ALWAYS_INLINE vreg vr_even(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
@@ -158,11 +167,13 @@ ALWAYS_INLINE vreg vr_odd(const void *p) {
 #define V_UNROLL
 #define V_MATH static __attribute__((noinline, unused))
 #define V_OPAQUE(p) ((void)0)
+#define V_FORGET ((void)0)
 #define V_KEEP(a) ((void)0)
 #else
 #define V_UNROLL UNROLL
 #define V_MATH ALWAYS_INLINE
 #define V_OPAQUE(p) __asm__("" : "+r"(p))
+#define V_FORGET __asm__ volatile("" : : : "memory")   /* what was loaded is loaded again */
 #define V_KEEP(a) __asm__ volatile("" : "+v"(a))
 #endif
 #endif

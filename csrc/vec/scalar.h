@@ -200,5 +200,6 @@ ALWAYS_INLINE vreg vr_even(const void *p) { return v_float(vi_sll(vi_load(p), 16
 ALWAYS_INLINE vreg vr_odd(const void *p) { return v_float(vi_and(vi_load(p), vi_set1(0xffff0000u))); }
 #define V_UNROLL                          /* registers are not the limit here; the compiler's time is */
 #define V_OPAQUE(p) ((void)0)
+#define V_FORGET ((void)0)
 #define V_KEEP(a) __asm__ volatile("" : "+m"(a))   /* chains of a measurement are not folded */
 #endif

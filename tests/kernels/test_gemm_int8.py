@@ -234,7 +234,11 @@ I8, F32 = np.zeros((3, 4), np.int8), np.zeros((3, 4), np.float32)
         (ValueError, "w: finite .* row 1, column 2", lambda: k.pack(_with_nan(), "int8")),
         (ValueError, "up: shape", lambda: k.pack_gated(F32, F32[:2])),
         (TypeError, "gate: floating", lambda: k.pack_gated(I8, I8)),
-        (ValueError, r"bias: shape \[2, 3\]", lambda: k.gemm(F32, k.pack_gated(F32, F32), bias=np.zeros(3, np.float32))),
+        (
+            ValueError,
+            r"bias: shape \[2, 3\]",
+            lambda: k.gemm(F32, k.pack_gated(F32, F32), bias=np.zeros(3, np.float32)),
+        ),
     ],
 )
 def test_errors_name_the_argument(error: type[Exception], name: str, call: Any) -> None:
@@ -246,5 +250,3 @@ def _with_nan() -> np.ndarray:
     x = F32.copy()
     x[1, 2] = np.nan
     return x
-
-

@@ -92,7 +92,9 @@ def pack_gated(gate: Any, up: Any, dtype: Format | None = None) -> PackedMatrix:
         pair.append((bits, type_))
     (g, g_type), (u, u_type) = pair
     if g.shape != u.shape or g_type != u_type:
-        raise ValueError(f"up: shape and type of gate, {list(g.shape)} {g_type}, expected, got {list(u.shape)} {u_type}")
+        raise ValueError(
+            f"up: shape and type of gate, {list(g.shape)} {g_type}, expected, got {list(u.shape)} {u_type}"
+        )
     if g_type == "int8":
         raise TypeError("gate: floating point expected, got int8")
     dtype = dtype or ("bfloat16" if g_type == "bfloat16" else "float32")

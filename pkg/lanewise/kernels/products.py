@@ -34,10 +34,10 @@ def gemm(
     [n], residual [..., n]. Where b was made by `pack_gated`: activation(a @ gate + ...) * (a @ up + ...) + residual.
 
     Floating point: every element is one chain of fused multiply-adds in ascending k, whatever the other rows, the
-    threads and the instruction set. exact=False lets bfloat16 weights use the CPU's bfloat16 dot product, which rounds a
-    to bfloat16; bits then depend on the table. Integers: a int8 or uint8 [.., k] times int8 gives exact int32 sums
-    (modulo 2^32); with a_scale (one per row of a), or a b that has scales, float32: sum * b.scales * a_scale. A floating
-    point a times int8 is rounded to int8 first, with one scale per row (its largest magnitude / 127).
+    threads and the instruction set. exact=False lets bfloat16 weights use the CPU's bfloat16 dot product, which rounds
+    a to bfloat16; bits then depend on the table. Integers: an int8 or uint8 a times int8 gives exact int32 sums
+    (modulo 2^32); with a_scale (one per row of a), or a b that has scales, float32: sum * b.scales * a_scale. A
+    floating point a times int8 is rounded to int8 first, with one scale per row (its largest magnitude / 127).
 
     The result is float32 or int32; out may also be bfloat16 (ml_dtypes; or uint16 for the bits).
     """
