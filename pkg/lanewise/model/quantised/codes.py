@@ -45,8 +45,8 @@ class GroupedInt:
             parts *= scales[:, :, None]
             return out
         where = np.arange(k) // self.group if self.g_idx is None else self.g_idx
-        out -= zeros[:, where]
-        out *= scales[:, where]
+        out -= zeros.take(where, axis=1)
+        out *= scales.take(where, axis=1)
         return out
 
 
@@ -62,11 +62,12 @@ def unpacked(words: Array, bits: int, count: int) -> Bytes:
         raw = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 3))).reshape(len(raw), -1, 3).astype(np.uint32)
         wide = raw[:, :, 0] | raw[:, :, 1] << np.uint32(8) | raw[:, :, 2] << np.uint32(16)
         shifts = np.arange(0, 24, 3, dtype=np.uint32)
-        fields: Bytes = (wide[:, :, None] >> shifts & np.uint32(7)).astype(np.uint8)
-    else:
-        shift = np.arange(0, 8, bits, dtype=np.uint8)
-        fields = raw[:, :, None] >> shift & np.uint8((1 << bits) - 1)
-    return fields.reshape(len(raw), -1)[:, :count]
+        return (wide[:, :, None] >> shifts & np.uint32(7)).astype(np.uint8).reshape(len(raw), -1)[:, :count]
+    each = 8 // bits
+    fields = np.empty((len(raw), raw.shape[1] * each), np.uint8)
+    for i in range(each):
+        np.bitwise_and(raw >> np.uint8(i * bits), np.uint8((1 << bits) - 1), out=fields[:, i::each])
+    return fields[:, :count]
 
 
 def bfloat16(x: Array) -> Floats:

@@ -38,7 +38,7 @@ class Fp8Weight(Stored):
         grid(module, scale, shape, block)
 
     def rows(self, start: int, stop: int) -> Floats:
-        out: Floats = E4M3[self.module.array(".weight")[start:stop]]
+        out: Floats = E4M3.take(self.module.array(".weight")[start:stop])
         high, wide = self.block
         scales = self.module.scales(self.scale).astype(np.float32).reshape(-(-self.shape[0] // high), -1)
         scales = scales[np.arange(start, stop) // high]

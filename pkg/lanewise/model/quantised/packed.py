@@ -20,7 +20,7 @@ from .stored import FLOATS, Module, Scheme, Stored, StoredInt
 
 _WORDS = ("I32",)
 _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}  # a one in each field
-_PLACES = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # where AWQ puts the codes of outputs 0 to 7
+_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # where AWQ puts the codes of outputs 0 to 7
 
 
 def group_size(fields: Fields, key: str = "group_size") -> int | None:
@@ -148,5 +148,8 @@ class _AwqWeight(StoredInt):
 
 def _reordered(words: Array) -> Bytes:
     """int32[rows, words] of AWQ as codes uint8[rows, 8 * words]."""
-    codes = unpacked(words, 4, 8 * words.shape[1]).reshape(len(words), -1, 8)
-    return codes[:, :, _PLACES].reshape(len(words), -1)
+    codes = unpacked(words, 4, 8 * words.shape[1])
+    out = np.empty_like(codes)
+    for i, place in enumerate(_PLACES):
+        out[:, i::8] = codes[:, place::8]
+    return out

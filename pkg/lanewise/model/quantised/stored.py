@@ -18,7 +18,7 @@ from ...errors import LoadError
 from ..safetensors import TensorInfo, Weights
 from .codes import Array, Floats, GroupedInt, bfloat16, e8m0
 
-_SLICE = 1 << 20  # elements expanded at a time
+_SLICE = 1 << 18  # elements expanded at a time
 ALIGNED = 32  # rows of a slice start at a multiple of this, where packed fields start with a word
 FLOATS = ("F16", "BF16", "F32")
 
