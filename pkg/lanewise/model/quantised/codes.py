@@ -62,9 +62,10 @@ def unpacked(words: Array, bits: int, count: int) -> Bytes:
         raw = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 3))).reshape(len(raw), -1, 3).astype(np.uint32)
         wide = raw[:, :, 0] | raw[:, :, 1] << np.uint32(8) | raw[:, :, 2] << np.uint32(16)
         shifts = np.arange(0, 24, 3, dtype=np.uint32)
-        return (wide[:, :, None] >> shifts & np.uint32(7)).astype(np.uint8).reshape(len(raw), -1)[:, :count]
+        some: Bytes = (wide[:, :, None] >> shifts & np.uint32(7)).astype(np.uint8).reshape(len(raw), -1)[:, :count]
+        return some
     each = 8 // bits
-    fields = np.empty((len(raw), raw.shape[1] * each), np.uint8)
+    fields: Bytes = np.empty((len(raw), raw.shape[1] * each), np.uint8)
     for i in range(each):
         np.bitwise_and(raw >> np.uint8(i * bits), np.uint8((1 << bits) - 1), out=fields[:, i::each])
     return fields[:, :count]
