@@ -103,7 +103,9 @@ def run(name: str, arguments: list[str], show: bool) -> tuple[int, float]:
     counted = re.search(r"Done (\d+) runs", done.stderr)
     count, spent = int(counted.group(1)) if counted else 0, time.monotonic() - start
     if done.returncode:
-        print(done.stderr[-6000:])
+        PLACE.mkdir(parents=True, exist_ok=True)
+        (PLACE / f"{name}.log").write_text(done.stderr)
+        print("\n".join(line for line in done.stderr.splitlines() if "Instrumenting" not in line)[-6000:])
         where = re.search(r"Test unit written to (\S+)", done.stderr)
         repeat = f"; repeat it with: {sys.executable} {__file__} {name} {where.group(1)}" if where else ""
         raise SystemExit(f"{name}: a finding, exit {done.returncode}{repeat}")
