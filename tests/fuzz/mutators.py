@@ -144,7 +144,7 @@ def _entries(out: bytearray, at: Places, rng: random.Random) -> bytes:
     entry = bytes(out[start:stop])
     change = rng.choice((-1, 1, 0))
     if rng.random() < 0.9:
-        out[count : count + 8] = struct.pack("<Q", max(0, struct.unpack_from("<Q", out, count)[0] + change))
+        out[count : count + 8] = struct.pack("<Q", (struct.unpack_from("<Q", out, count)[0] + change) % 2**64)
     if change < 0:
         return _spliced(bytes(out), at, start, stop, b"")
     if change > 0:

@@ -22,9 +22,9 @@ from lanewise.model import files, gguf_model
 from lanewise.model.arch import build
 from lanewise.model.config import Config
 from lanewise.model.gguf import GgufArray, open_gguf
+from lanewise.model.gguf_tokenizer import read_tokenizer
 from lanewise.model.quantised import QuantisedWeights, read_scheme
 from lanewise.model.safetensors import open_weights
-from lanewise.model.source import open_source
 from lanewise.tokenizer import TOKENIZER, Tokenizer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
@@ -62,14 +62,13 @@ def gguf(data: bytes, folder: Path) -> None:
             if tensor.nbytes <= ARRAYS:
                 with contextlib.suppress(LoadError):
                     assert file.array(name).shape == tensor.shape
-        with contextlib.suppress(LoadError):
-            gguf_model.read_model(file)
-    with open_source(path) as source:
-        for tensor in source.spec.tensors():
-            assert source.weights.array(tensor.name).shape == tensor.shape
-        tokenizer = source.tokenizer()
-        if tokenizer is not None:
-            _use(tokenizer)
+        spec, _ = gguf_model.read_model(file)
+        weights = gguf_model.open_weights(file, spec)
+        for wanted in spec.tensors():
+            assert weights.array(wanted.name).shape == wanted.shape
+        parts = read_tokenizer(file)
+        if parts is not None:
+            _use(Tokenizer.of(path, *parts))
 
 
 def _use(tokenizer: Tokenizer) -> None:
