@@ -81,8 +81,9 @@ def gptq(d: Drawn, *, first: bool = True, g_idx: Array | None = None, dtype: str
     order = np.arange(k) // d.group if g_idx is None else g_idx
     stored, scales = stored_scales(d.scales, dtype)
     qweight = int32([stream(d.codes[i], d.bits, k * d.bits // 32) for i in range(n)]).T
-    packed = [stream(d.zeros[:, g], d.bits, n * d.bits // 32) for g in range(d.zeros.shape[1])]
-    if first:
+    held = (d.zeros - 1) % 8 if first and d.bits == 3 else d.zeros
+    packed = [stream(held[:, g], d.bits, n * d.bits // 32) for g in range(d.zeros.shape[1])]
+    if first and d.bits != 3:
         packed = [[(word - ONES[d.bits]) % 2**32 for word in row] for row in packed]
     parts: Parts = {
         "qweight": (qweight, "I32"), "qzeros": (int32(packed), "I32"), "scales": (stored.T, dtype),

@@ -41,7 +41,7 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "gptq without bits": ({"quant_method": "gptq"}, SECTION + "bits"),
     **{f"gptq bits {bits}": (GPTQ | {"bits": bits}, SECTION + "bits")
        for bits in (0, 1, 5, 6, 16, -4, 2**70, 4.0, "4", True)},
-    "gptq 3 bits, first format": (GPTQ | {"bits": 3}, SECTION + "bits"),
+    "gptq planes of bits": (GPTQ | {"bits": 3, "checkpoint_format": "gptq_p"}, SECTION + "checkpoint_format"),
     **{f"gptq group {size}": (GPTQ | {"group_size": size}, SECTION + "group_size")
        for size in (0, -2, 2**40, 1.5, "128")},
     "gptq marlin": (GPTQ | {"checkpoint_format": "marlin"}, SECTION + "checkpoint_format"),

@@ -3,7 +3,8 @@
 GPTQ as AutoGPTQ and GPTQModel write it (gptqmodel/nn_modules/qlinear, gptqmodel/utils/model.py): eight 4-bit codes of
 consecutive inputs in a word; zero points packed along the outputs; g_idx names the group of each input. The first
 format ("gptq") holds zero points one lower. As GPTQModel, which subtracts when it writes and adds when it reads, the
-addition is that of whole words, so that what a zero point of 0 borrowed from its neighbour comes back.
+addition is that of whole words, so that what a zero point of 0 borrowed from its neighbour comes back; but for 3 bits
+it is that of each field.
 
 AWQ, version gemm, as AutoAWQ writes it (awq/modules/linear/gemm.py): eight codes of consecutive outputs in a word, in
 the order 0 2 4 6 1 3 5 7, zero points alike.
@@ -48,9 +49,8 @@ class Gptq(Scheme):
         if found not in ("gptq", "gptq_v2"):
             raise fields.unsupported(key, f"is {shorten(found)!r}; supported: gptq, gptq_v2")
         self.first = found == "gptq"
-        if self.bits not in ((2, 4, 8) if self.first else (2, 3, 4, 8)):
-            # Of 3 bits in the first format, programs differ in where they add the ones.
-            raise fields.unsupported("bits", f"is {self.bits}; supported: 2, 4, 8, and 3 in the format gptq_v2")
+        if self.bits not in (2, 3, 4, 8):
+            raise fields.unsupported("bits", f"is {self.bits}; supported: 2, 3, 4, 8")
         words = fields.text("pack_dtype", "int32")
         if words != "int32":
             raise fields.unsupported("pack_dtype", f"is {shorten(words)!r}; supported: int32")
@@ -84,11 +84,14 @@ class _GptqWeight(StoredInt):
     def grouped(self, start: int, stop: int) -> GroupedInt:
         m, n, bits = self.module, stop - start, self.bits
         zeros = m.array(".qzeros")[:, start * bits // 32 : -(-stop * bits // 32)]
-        if self.first:
+        if self.first and bits != 3:
             zeros = zeros.view(np.uint32) + np.uint32(_ONES[bits])
         scales = m.scales(".scales", (slice(None), slice(start, stop)))
         codes = unpacked(m.array(".qweight")[:, start:stop].T, bits, self.shape[1])
-        return GroupedInt(codes, scales.T, unpacked(zeros, bits, n).T, self.group, self.g_idx(len(scales)))
+        points = unpacked(zeros, bits, n)
+        if self.first and bits == 3:
+            points = (points + np.uint8(1)) & np.uint8(7)
+        return GroupedInt(codes, scales.T, points.T, self.group, self.g_idx(len(scales)))
 
     def g_idx(self, groups: int) -> Array | None:
         """The group of each input, checked; None if the inputs are in order."""
