@@ -122,7 +122,8 @@ def campaign(names: list[str], total: int, arguments: list[str]) -> None:
     counts: dict[str, int] = json.loads(state.read_text()) if state.exists() else {}
     while sum(counts.values()) < total:
         name = min(names, key=lambda name: counts.get(name, 0))
-        runs = min(ROUND, total - sum(counts.values()))
+        share = -(-total // len(names)) - counts.get(name, 0)
+        runs = min(ROUND, max(share, 1), total - sum(counts.values()))
         count, _ = run(name, [f"-runs={runs}", *arguments], True)
         counts[name] = counts.get(name, 0) + count
         fresh = state.with_suffix(".new")
