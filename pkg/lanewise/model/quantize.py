@@ -34,13 +34,19 @@ def kind_of(type: str) -> TensorType:
 
 
 def quantize_rows(
-    rows: Floats, type: str, importance: np.ndarray[Any, Any] | None = None, *, threads: int | None = None
+    rows: Floats,
+    type: str,
+    importance: np.ndarray[Any, Any] | None = None,
+    *,
+    threads: int | None = None,
+    first: int = 0,
 ) -> Bytes:
     """float32[n, k] as uint8[n, bytes of a row], blocks of the GGUF type named `type`.
 
     importance: float[k], the weight of each column's squared errors, not negative; None: all alike. threads: at most
-    so many; None: as many as this process may use. Raises ValueError for a type that cannot be written, a k that is
-    no whole number of blocks, a number that is not finite or does not fit (naming its index).
+    so many; None: as many as this process may use. first: the row that messages call rows[0]. Raises ValueError for a
+    type that cannot be written, a k that is no whole number of blocks, a number that is not finite or does not fit
+    (naming its index).
     """
     kind = kind_of(type)
     if rows.ndim != 2 or rows.dtype != np.float32:
@@ -52,9 +58,9 @@ def quantize_rows(
     out = np.empty((n, k // kind.block * kind.size), np.uint8)
     if not out.size:
         return out
-    check_finite(rows)
+    check_finite(rows, first)
     if kind.name not in _BLOCKS:
-        out[:] = _plain(np.ascontiguousarray(rows), kind).reshape(n, -1)
+        out[:] = _plain(np.ascontiguousarray(rows), kind, first).reshape(n, -1)
         return out
     blocks = np.ascontiguousarray(rows).reshape(-1, kind.block)
     written = out.reshape(-1, kind.size)
@@ -75,12 +81,15 @@ def dequantize_rows(rows: Bytes, type: str) -> Floats:
     return expand(rows, kind_of(type))
 
 
-def check_finite(rows: Floats) -> None:
+def check_finite(rows: Floats, first: int = 0) -> None:
     """ValueError naming the first number that is NaN or infinite."""
-    wrong = ~np.isfinite(rows)
+    _refuse(~np.isfinite(rows), rows, first, "not a finite number")
+
+
+def _refuse(wrong: np.ndarray[Any, np.dtype[np.bool_]], rows: Floats, first: int, why: str) -> None:
     if wrong.any():
-        index = [int(i) for i in np.unravel_index(int(wrong.argmax()), rows.shape)]
-        raise ValueError(f"the weight at {index} is {rows[tuple(index)]}, not a finite number")
+        i, j = (int(i) for i in np.unravel_index(int(wrong.argmax()), rows.shape))
+        raise ValueError(f"the weight at [{first + i}, {j}] is {rows[i, j]}, {why}")
 
 
 def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
@@ -96,7 +105,7 @@ def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
     return (given / mean).astype(np.float32) if mean else None
 
 
-def _plain(rows: Floats, kind: TensorType) -> Bytes:
+def _plain(rows: Floats, kind: TensorType, first: int) -> Bytes:
     """F32, F16 (rounded), BF16 (rounded to nearest, ties to even)."""
     if kind.name == "F32":
         return rows.astype("<f4").view(np.uint8)
@@ -109,9 +118,7 @@ def _plain(rows: Floats, kind: TensorType) -> Bytes:
         with np.errstate(over="ignore"):
             short = rows.astype("<f2")
         wrong = ~np.isfinite(short)
-    if wrong.any():
-        index = [int(i) for i in np.unravel_index(int(wrong.argmax()), rows.shape)]
-        raise ValueError(f"the weight at {index} is {rows[tuple(index)]}, too large for {kind.name}")
+    _refuse(wrong, rows, first, f"too large for {kind.name}")
     return short.view(np.uint8)
 
 
