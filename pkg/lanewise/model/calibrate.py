@@ -1,8 +1,7 @@
-"""The importance of each matrix's inputs on a text: a plain forward in NumPy that looks at what goes into each product.
+"""The importance of each matrix's inputs on a text: a forward that looks at what goes into each product.
 
-Layer by layer over all of the text, so that memory holds the hidden states and the weights of one layer. It computes
-what the engine does, in float32, but not to the bit (sums are NumPy's; `gelu` by its tanh form): the result is a
-statistic, the sum of squares per column.
+It is the model once more, from lanewise.kernels: layer by layer over all of the text, so that memory holds the hidden
+states and the weights of one layer. The squares are summed in float64.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from .gguf_export import tensors
 from .safetensors import Weights
 from .spec import Attention, Layer, Spec
@@ -51,6 +51,7 @@ class _Forward:
         self.spec, self.weights, self.sums = spec, weights, Sums()
         self.names = {(ours.role, ours.layer): theirs.name for ours, theirs in tensors(spec)}
         self.held: dict[str, Floats] = {}
+        self.packed: dict[str, kernels.PackedMatrix] = {}
 
     def get(self, role: str, layer: int | None) -> Floats:
         """A tensor as float32."""
@@ -69,7 +70,9 @@ class _Forward:
         roles += (["o_bias"] if a.bias_o else []) + (["q_norm", "k_norm"] if a.qk_norm else [])
         roles += ["up_bias", "down_bias", *(["gate_bias"] if m.gated else [])] if m.bias else []
         roles += ["attn_norm_bias", "mlp_norm_bias"] if self.spec.norm.kind == "layer" else []
-        self.held = {role: self.get(role, i) for role in roles}
+        found = {role: self.get(role, i) for role in roles}
+        self.held = {role: values for role, values in found.items() if values.ndim == 1}
+        self.packed = {role: kernels.pack(values) for role, values in found.items() if values.ndim == 2}
 
     def see(self, role: str, layer: int | None, x: Floats) -> None:
         name, squares = self.names[role, layer], np.square(x, dtype=np.float64).sum(axis=0)
@@ -77,17 +80,14 @@ class _Forward:
 
     def product(self, role: str, layer: int, x: Floats) -> Floats:
         self.see(role, layer, x)
-        y: Floats = x @ self.held[role].T
-        bias = self.held.get(f"{role}_bias")
-        return y if bias is None else y + bias
+        return kernels.gemm(x, self.packed[role], bias=self.held.get(f"{role}_bias"))
 
     def norm(self, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
         norm = self.spec.norm
+        weight = weight + np.float32(1) if norm.plus_one else weight
         if norm.kind == "layer":
-            x = x - x.mean(axis=-1, keepdims=True)
-        scale = 1 / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(norm.eps))
-        out: Floats = x * scale * (weight + np.float32(norm.plus_one))
-        return out if bias is None else out + bias
+            return kernels.layer_norm(x, weight, bias, norm.eps)
+        return kernels.rms_norm(x, weight, norm.eps)
 
     def layer(self, i: int, layer: Layer, x: Floats) -> Floats:
         normed = self.norm(x, self.held["attn_norm"], self.held.get("attn_norm_bias"))
@@ -95,36 +95,27 @@ class _Forward:
         normed = self.norm(x, self.held["mlp_norm"], self.held.get("mlp_norm_bias"))
         wide = self.product("up", i, normed)
         if layer.mlp.gated:
-            wide = wide * _ACT[layer.mlp.activation](self.product("gate", i, normed))
+            wide *= _ACT[layer.mlp.activation](self.product("gate", i, normed))
         else:
             wide = _ACT[layer.mlp.activation](wide)
         return x + self.product("down", i, wide)
 
     def attention(self, i: int, a: Attention, x: Floats) -> Floats:
-        n, d = len(x), a.head_dim
-        q, k, v = (self.product(role, i, x).reshape(n, -1, d).transpose(1, 0, 2) for role in "qkv")
+        q, k, v = (self.product(role, i, x).reshape(len(x), -1, a.head_dim) for role in "qkv")
         if a.qk_norm:
             q, k = self.norm(q, self.held["q_norm"]), self.norm(k, self.held["k_norm"])
-        q, k = self.turned(q), self.turned(k)
-        distance = np.arange(n)[:, None] - np.arange(n)
-        hidden = (distance < 0) | (distance >= (a.window or n + 1))
-        out = np.empty((n, a.heads, d), np.float32)
-        for h in range(a.heads):
-            group = h // (a.heads // a.kv_heads)
-            scores = q[h] @ k[group].T * np.float32(a.scale)
-            if a.softcap:
-                scores = np.tanh(scores / np.float32(a.softcap)) * np.float32(a.softcap)
-            scores[hidden] = -np.inf
-            np.exp(scores - scores.max(axis=1, keepdims=True), out=scores)
-            out[:, h] = (scores / scores.sum(axis=1, keepdims=True)) @ v[group]
-        return out.reshape(n, -1)
+        window = (-1, -1) if a.window is None else (a.window - 1, -1)
+        out = kernels.attention(
+            self.turned(q), self.turned(k), v, causal=True, scale=a.scale, window=window, softcap=a.softcap
+        )
+        return out.reshape(len(x), -1)
 
     def turned(self, x: Floats) -> Floats:
-        """x[heads, n, d] rotated by position."""
+        """x[n, heads, d] rotated by position."""
         rope = self.spec.rope
         if not rope.dim:
             return x
-        angles = np.arange(x.shape[1])[:, None] * np.array(rope.inv_freq)
+        angles = np.arange(len(x))[:, None, None] * np.array(rope.inv_freq)
         cos, sin = ((f(angles) * rope.attention_factor).astype(np.float32) for f in (np.cos, np.sin))
         half = rope.dim // 2
         first, second = (slice(0, half), slice(half, rope.dim))
@@ -136,20 +127,4 @@ class _Forward:
         return out
 
 
-def _silu(x: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        out: Floats = x / (1 + np.exp(-x))
-    return out
-
-
-def _gelu(x: Floats) -> Floats:
-    c = np.float32(0.7978845608028654)
-    out: Floats = np.float32(0.5) * x * (1 + np.tanh(c * (x + np.float32(0.044715) * x * x * x)))
-    return out
-
-
-def _relu2(x: Floats) -> Floats:
-    return np.square(np.maximum(x, np.float32(0)))
-
-
-_ACT = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu, "relu2": _relu2}
+_ACT = {"silu": kernels.silu, "gelu": kernels.gelu, "gelu_tanh": kernels.gelu_tanh, "relu2": kernels.relu2}

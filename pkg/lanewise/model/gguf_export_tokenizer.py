@@ -200,6 +200,9 @@ def _special(tokenizer: Tokenizer, ends: Iterable[int], path: Path) -> tuple[dic
     at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)
     bos = ids.get("bos_token")
     before, after = (whole[:at], whole[at + len(bare) :]) if at is not None else ([], [])
+    if bos is None and len(before) == 1:  # nothing names it, but it is what a text begins with
+        bos = before[0]
+        found[f"{PREFIX}bos_token_id"] = Value("UINT32", bos)
     if at is None or before not in ([], [bos]) or after not in ([], [eos]):
         raise _cannot(path, "post_processor", f"puts {before} before and {after} behind a text, which GGUF cannot say")
     found[PREFIX + "add_bos_token"] = Value("BOOL", bool(before))
