@@ -176,6 +176,21 @@ def test_importance_is_used_and_checked(tmp_path: Path) -> None:
         read_importance(tmp_path / "q.gguf")
 
 
+def test_importance_has_the_form_of_an_imatrix(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    sums = {"blk.0.attn_q.weight": np.arange(32.0), "output.weight": np.ones(8)}
+    write_importance(tmp_path / "i.gguf", sums, 50, text="a.txt", chunk=20)
+    reader = gguf.GGUFReader(tmp_path / "i.gguf")
+    assert {key: reader.fields[key].contents() for key in reader.fields if not key.startswith("GGUF.")} == {
+        "general.type": "imatrix", "imatrix.datasets": ["a.txt"], "imatrix.chunk_count": 3, "imatrix.chunk_size": 20,
+    }  # fmt: skip
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert set(found) == {name + end for name in sums for end in (".in_sum2", ".counts")}
+    for name, values in sums.items():
+        assert found[f"{name}.in_sum2"].tolist() == [values.tolist()]
+        assert found[f"{name}.counts"].tolist() == [[50]]
+
+
 @needs_shared
 @pytest.mark.parametrize("name", ["babyllama-105", "stories260K"])
 def test_real_models_keep_their_logits_and_tokenizers(name: str, tmp_path: Path) -> None:
