@@ -19,7 +19,7 @@ from . import quantize_32, quantize_256
 from .gguf_types import TYPES, TensorType, expand
 from .quantize_search import Bytes, Columns, Floats, Ints
 
-PIECE = 1 << 15  # weights at a time and thread: what a search works on stays in the second-level cache
+PIECE = 1 << 18  # weights at a time and thread: fewer, and the interpreter's lock is what threads wait for
 _KINDS = {kind.name: kind for kind in TYPES.values()}
 _BLOCKS = {name: (32, how) for name, how in quantize_32.QUANTIZERS.items()} | quantize_256.QUANTIZERS
 WRITABLE = ("F32", "F16", "BF16", *_BLOCKS)

@@ -99,7 +99,7 @@ class _Symmetric:
     def solve(self, tops: Sequence[float]) -> tuple[Floats, Floats, Floats]:
         """(block scale as stored, parts, codes); the greatest part becomes the outermost of its whole numbers."""
         plain = greatest(self.c) * _F(1 / tops[0])
-        wanted, _ = best_scale(self.c, self.code, tops)
+        wanted = best_scale(self.c, self.code, tops)
         states = []
         for scales in (plain, wanted):
             parted = Columns(np.ascontiguousarray(scales.reshape(-1, self.groups).T), None)

@@ -73,7 +73,7 @@ def rows_of(code: Code, q: Floats) -> Bytes:
 
 def _symmetric(c: Columns, exponent: Ints, code: Code, tops: Sequence[float]) -> tuple[Floats, Floats]:
     """(scale as float16 says it, codes float32[32, n]); tops[0] is that of plain rounding."""
-    found, _ = best_scale(c, code, tops)
+    found = best_scale(c, code, tops)
     stored, scale = to_half(found, exponent)
     stored_plain, plain = to_half(greatest(c) * np.float32(1 / tops[0]), exponent)
     error = c.error(code(c.scaled(inverse(scale))), scale)

@@ -63,6 +63,7 @@ class Code:
 
     def __init__(self, low: int, high: int) -> None:
         self.low, self.high = np.float32(low), np.float32(high)
+        self.coarse = high - low < 32
 
     def __call__(self, v: Floats) -> Floats:
         """The codes of v, in place."""
@@ -82,6 +83,7 @@ class Book(Code):
 
     def __init__(self, values: Sequence[int]) -> None:
         super().__init__(min(values), max(values))
+        self.coarse = len(values) < 32
         # All borders are multiples of a half, so every step of a half belongs to one value.
         steps = (np.arange(512) - 256) / 2 + 0.25
         distance = np.abs(steps[:, None] - np.array(values))
@@ -166,8 +168,12 @@ def greatest(c: Columns) -> Floats:
     return out
 
 
-def best_scale(c: Columns, code: Code, tops: Sequence[float], rounds: int = 2) -> tuple[Floats, Floats]:
-    """(scale, its error): tops are codes, maybe between or beyond the real ones, that the greatest number may get."""
+def best_scale(c: Columns, code: Code, tops: Sequence[float], rounds: int = 2) -> Floats:
+    """The scale. tops: codes, maybe between or beyond the real ones, that the greatest number may get.
+
+    For a fitted scale the error is sum w x^2 - (sum w x q)^2 / sum w q^2. That costs nothing more, but is a small
+    difference of large numbers, so it serves for few levels only; for many the error is summed itself.
+    """
     step = inverse(greatest(c))
     best = np.full(c.n, np.inf, np.float32)
     scale = np.zeros(c.n, np.float32)
@@ -175,8 +181,9 @@ def best_scale(c: Columns, code: Code, tops: Sequence[float], rounds: int = 2) -
     def consider(by: Floats) -> None:
         nonlocal best, scale
         q = code(c.scaled(by))
-        fitted = ratio(c.dot(c.wx, q), c.squares(q))
-        error = c.error(q, fitted)
+        along = c.dot(c.wx, q)
+        fitted = ratio(along, c.squares(q))
+        error = -along * fitted if code.coarse else c.error(q, fitted)
         better = error < best
         best, scale = np.where(better, error, best), np.where(better, fitted, scale)
 
@@ -184,7 +191,7 @@ def best_scale(c: Columns, code: Code, tops: Sequence[float], rounds: int = 2) -
         consider(step * np.float32(top))
     for _ in range(rounds):
         consider(inverse(scale))
-    return scale, best
+    return scale
 
 
 def fit_range(c: Columns, q: Floats, nonpositive: bool) -> tuple[Floats, Floats]:
