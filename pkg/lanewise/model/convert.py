@@ -86,12 +86,13 @@ def quantize_model(
         with GgufWriter(target, pairs, [job.declared for job in jobs], overwrite=overwrite) as writer:
             done = 0
             for job in jobs:
-                for piece in _pieces(job, weights, threads, opened):
+                for rows, piece in _pieces(job, weights, threads, opened):
                     writer.write(job.declared.name, piece)
-                done += job.rows * job.columns
-                opened.weights.release(job.source) if job.source in opened.weights else None
-                if on_progress is not None:
-                    on_progress(done, total, job.declared.name)
+                    done += rows * job.columns
+                    if job.source in opened.weights:
+                        opened.weights.release(job.source)  # what was read; the rest is not there yet
+                    if on_progress is not None:
+                        on_progress(done, total, job.declared.name)
         source_bytes = opened.weights.nbytes
     return _report(opened.path, Path(target), plan, jobs, source_bytes, notes)
 
@@ -171,20 +172,21 @@ def _gguf_jobs(opened: Source, file: GgufFile, plan: Plan) -> Iterator[_Job]:
 
 def _pieces(
     job: _Job, importance: dict[str, Floats] | None, threads: int | None, opened: Source
-) -> Iterator[np.ndarray[Any, Any]]:
-    """The bytes of a tensor, slice by slice. LoadError for a weight that is not finite or does not fit."""
+) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """(rows, their bytes) of a tensor, slice by slice. LoadError for a weight that is not finite or does not fit."""
     step = max(1, SLICE // max(1, job.columns))
     weights = None if importance is None else importance.get(job.declared.name)
     for start in range(0, job.rows, step):
         stop = min(start + step, job.rows)
         if job.raw is not None:
-            yield job.raw(start, stop)
+            yield stop - start, job.raw(start, stop)
             continue
         try:
             rows = job.read(start, stop)
-            yield quantize_rows(rows, job.declared.type, weights, threads=threads, first=start)
+            blocks = quantize_rows(rows, job.declared.type, weights, threads=threads, first=start)
         except ValueError as error:
             raise LoadError(str(error), file=opened.path, field=job.source) from None
+        yield stop - start, blocks
 
 
 def _check_importance(

@@ -93,7 +93,7 @@ def _refuse(wrong: np.ndarray[Any, np.dtype[np.bool_]], rows: Floats, first: int
 
 
 def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
-    """As float32[k] with a mean of 1; None when all are 0. ValueError unless it is float[k], finite, not negative."""
+    """As float32[k], the greatest 1; None when all are 0. ValueError unless it is float[k], finite, not negative."""
     given = np.asarray(importance, np.float64)
     if given.shape != (k,):
         raise ValueError(f"importance must have the shape [{k}], not {list(given.shape)}")
@@ -101,8 +101,8 @@ def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(f"the importance of column {i} is {given[i]}, not a finite number from 0 on")
-    mean = float(given.max()) and float((given / given.max()).mean() * given.max())
-    return (given / mean).astype(np.float32) if mean else None
+    greatest = float(given.max(initial=0.0))
+    return (given / greatest).astype(np.float32) if greatest else None
 
 
 def _plain(rows: Floats, kind: TensorType, first: int) -> Bytes:
