@@ -101,15 +101,21 @@ def test_short_floats_are_rounded_as_the_reference_does(name: str) -> None:
 
 
 @settings(max_examples=25)
-@given(st.sampled_from(BLOCKS), st.integers(0, 1 << 30), st.floats(0, 3), st.sampled_from([1e-6, 1.0, 1e4]))
-def test_no_block_is_worse_than_plain_rounding(name: str, seed: int, spread: float, scale: float) -> None:
+@given(
+    st.sampled_from(BLOCKS), st.integers(0, 1 << 30), st.floats(0, 3), st.sampled_from([1e-6, 1.0, 1e4]), st.booleans()
+)
+def test_no_block_is_worse_than_plain_rounding(
+    name: str, seed: int, spread: float, scale: float, weighted: bool
+) -> None:
     x = random_rows(4, 512, seed, spread) * np.float32(scale)
     x[np.random.default_rng(seed).random(x.shape) < 0.1] = 0
     size = 256 if name in quantize.quantize_256.QUANTIZERS else 32
     plain = plain_256(x, name) if size == 256 else plain_32(x, name)
-    ours = errors(x, dequantize_rows(quantize_rows(x, name), name), size)
+    w = np.random.default_rng(seed).lognormal(0, 1.5, 512) if weighted else None
+    factor = 1.0 if w is None else w
+    ours = errors(x, dequantize_rows(quantize_rows(x, name, w), name), size, factor)
     # Errors are compared in float32 while searching, so two of the same size can be mistaken for each other.
-    assert (ours <= errors(x, plain, size) * (1 + 1e-5) + 1e-12 * errors(x, 0, size)).all()
+    assert (ours <= errors(x, plain, size, factor) * (1 + 1e-5) + 1e-12 * errors(x, 0, size, factor)).all()
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .quantize_32 import Quantizer, grid, half_bytes, iq4_book, join, rows_of
+from .quantize_32 import Quantizer, cuts_of, grid, half_bytes, iq4_book, join, rows_of
 from .quantize_search import (
     Bytes,
     Code,
@@ -205,9 +205,9 @@ def _whole(parts: Floats, groups: int, plus: int = 0) -> Bytes:
 _TOPS_3 = [-4.0, *grid(-4.6, -2.5, 10), *grid(2.2, 3.6, 8)]
 _TOPS_6 = [-32.0, *grid(-32.5, -28.5, 6), *grid(28.0, 31.6, 6)]
 _TOPS_IQ4 = [-127.0, *grid(-136, -90, 10), *grid(82, 119, 8)]
-_CUTS_2 = [(0.0, 0.0), *((a, b) for a in (-0.1, 0.0, 0.1, 0.2) for b in (-0.1, 0.0, 0.1, 0.2))]
-_CUTS_4 = [(0.0, 0.0), *((a, b) for a in (-0.02, 0.03, 0.08) for b in (-0.02, 0.03, 0.08))]
-_CUTS_5 = [(0.0, 0.0), *((a, b) for a in (-0.01, 0.02, 0.05) for b in (-0.01, 0.02, 0.05))]
+_CUTS_2 = cuts_of(-0.1, 0.0, 0.1, 0.2)
+_CUTS_4 = cuts_of(-0.02, 0.01, 0.04, 0.08)
+_CUTS_5 = cuts_of(-0.01, 0.01, 0.025, 0.045)
 
 
 def _q2_k(c: Columns, exponent: Ints) -> Bytes:

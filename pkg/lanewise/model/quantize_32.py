@@ -32,13 +32,18 @@ def grid(start: float, stop: float, count: int) -> list[float]:
     return [float(v) for v in np.linspace(start, stop, count)]
 
 
+def cuts_of(*shares: float) -> list[tuple[float, float]]:
+    """The whole range, then every pair of these shares of it, cut off below and above."""
+    return [(0.0, 0.0), *((below, above) for below in shares for above in shares)]
+
+
 # The codes that the greatest number of a block may get: both signs where the codes are not symmetric.
 _TOPS_4 = [-8.0, *grid(-8.7, -5.6, 12), *grid(5.3, 7.6, 9)]
 _TOPS_5 = [-16.0, *grid(-16.6, -12.5, 10), *grid(12.0, 15.6, 8)]
 _TOPS_8 = [127.0, *grid(124.6, 127.4, 6), *grid(-128.4, -124.6, 8)]
 _TOPS_BOOK = [-127.0, *grid(-136, -90, 11), *grid(82, 119, 9)]
-_CUTS_4 = [(0.0, 0.0), *((a, b) for a in (-0.02, 0.02, 0.06, 0.1) for b in (-0.02, 0.02, 0.06, 0.1))]
-_CUTS_5 = [(0.0, 0.0), *((a, b) for a in (-0.01, 0.015, 0.04) for b in (-0.01, 0.015, 0.04))]
+_CUTS_4 = cuts_of(-0.03, -0.01, 0.01, 0.03, 0.05, 0.08)
+_CUTS_5 = cuts_of(-0.01, 0.0, 0.01, 0.02, 0.03, 0.045)
 _MOST_E8M0 = 252  # 12 * 2^(252 - 128) is still finite
 iq4_book = Book(IQ4)
 _e2m1_book = Book(E2M1)
