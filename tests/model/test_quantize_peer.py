@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import shutil
+import string
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from lanewise.model.gguf_types import TYPES
 from lanewise.model.model import Model
 from lanewise.model.quantize import dequantize_rows, kind_of, quantize_rows
 from lanewise.model.safetensors import open_weights
+from lanewise.tokenizer import Tokenizer
 from shared import needs_shared, shared
 
 NUMBERS = {kind.name: number for number, kind in TYPES.items()}
@@ -91,6 +95,31 @@ def test_llama_cpp_computes_the_same_model(name: str, type: str, tmp_path: Path)
     peer.eval([int(i) for i in ids])
     logits = np.array(peer.scores[: len(ids)], np.float64)
     assert ((logits - ours) ** 2).sum() / (ours**2).sum() < (1e-5 if type == "F32" else 2e-3)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["stories260K", "babyllama-105", "minimind"])
+def test_llama_cpp_reads_the_tokenizer(name: str, tmp_path: Path) -> None:
+    library = llama()
+    if name == "minimind":  # a tokenizer without a model gets one
+        source, _ = pair(tmp_path, "qwen2", vocab_size=6400)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(shared("tokenizers", name, file), source)
+    else:
+        source = shared("models", name)
+    found = quantize_model(source, tmp_path / "t.gguf", type="q8")
+    assert found["notes"] == []
+    tokenizer = Tokenizer(source)
+    peer = library.Llama(str(tmp_path / "t.gguf"), vocab_only=True, verbose=False)
+    lines = shared("text", "tinystories_sample.jsonl").read_text().splitlines()[:40]
+    texts = [json.loads(line)["text"] for line in lines]
+    if name == "babyllama-105":  # llama.cpp keeps line ends and doubled spaces; this model's sentencepiece does not
+        texts = [" ".join(text.split()) for text in texts if set(text) <= set(string.ascii_letters + " .,!?'\n")]
+        assert len(texts) > 3
+    for text in texts:
+        assert peer.tokenize(text.encode(), add_bos=True, special=True) == tokenizer.encode(text), text
+    assert peer.token_eos() == tokenizer.eos_id
+    assert peer.metadata.get("tokenizer.chat_template") == tokenizer.templates.get("default")
 
 
 @needs_shared
