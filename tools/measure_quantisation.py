@@ -141,9 +141,7 @@ def quality(name: str, model: str, text: str, most: int) -> str:
         importance = read_importance(at / "i.gguf")
         figures, reference = compare(at / "f32.gguf", chunks, None)
         rows = sum(len(ids) for ids in chunks)
-        lines.append(
-            f"**{name}**: {plain['weights']:,} weights, {rows:,} tokens, perplexity {figures['ppl']:.4f}"
-        )
+        lines.append(f"**{name}**: {plain['weights']:,} weights, {rows:,} tokens, perplexity {figures['ppl']:.4f}")
         lines += ["", "| type | bits | quantiser | perplexity | KL (1e-3) | same top token |", "|---" * 6 + "|"]
         for kind in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0", "MXFP4"):
             for file, label in variants(model, kind, at, importance, theirs):

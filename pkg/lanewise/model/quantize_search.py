@@ -194,36 +194,45 @@ def best_scale(c: Columns, code: Code, tops: Sequence[float], rounds: int = 2) -
     return scale
 
 
-def fit_range(c: Columns, q: Floats, nonpositive: bool) -> tuple[Floats, Floats]:
-    """The scale and minimum that fit codes best; nonpositive: the minimum may not be over 0."""
+def fit_range(c: Columns, q: Floats, most: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """The scale and minimum that fit codes best, and their error less sum w x^2; most: what the minimum may be."""
     s0, t0 = c.sum_w, c.sum_wx
     s1, s2, t1 = c.plain(q), c.squares(q), c.dot(c.wx, q)
     determinant = s0 * s2 - s1 * s1
     flat = determinant <= np.float32(1e-6) * s0 * s2  # all codes alike
     scale = np.where(flat, np.float32(0), ratio(s0 * t1 - s1 * t0, determinant))
     minimum = np.where(flat, ratio(t0, s0), ratio(s2 * t0 - s1 * t1, determinant))
-    if nonpositive:
-        over = minimum > 0
-        scale, minimum = np.where(over, ratio(t1, s2), scale), np.where(over, np.float32(0), minimum)
-    return scale, minimum
+    error = -scale * t1 - minimum * t0
+    if most is not None:
+        over = minimum > most
+        along = t1 - most * s1
+        held = ratio(along, s2)
+        scale, minimum = np.where(over, held, scale), np.where(over, most, minimum)
+        error = np.where(over, most * (most * s0 - np.float32(2) * t0) - held * along, error)
+    return scale, minimum, error
 
 
 def best_range(
     c: Columns, code: Code, cuts: Sequence[tuple[float, float]], nonpositive: bool, rounds: int = 2
 ) -> tuple[Floats, Floats]:
-    """(scale, minimum). cuts: shares of the range that candidates leave out below and above (negative: add)."""
+    """(scale, minimum). cuts: shares of the range that candidates leave out below and above (negative: add).
+
+    Errors come from the sums of the fit, as in `best_scale`; so that no large numbers cancel in them, the middle of
+    each block's range is taken off first.
+    """
     low, high = c.extremes()
+    middle = (low + high) * np.float32(0.5)
+    most = -middle if nonpositive else None
+    c = Columns(c.x - middle, c.w)
     if nonpositive:
         low = np.minimum(low, np.float32(0))
-    width = high - low
+    low, width = low - middle, high - low
     best = np.full(c.n, np.inf, np.float32)
     scale, minimum = np.zeros(c.n, np.float32), np.zeros(c.n, np.float32)
 
     def consider(start: Floats, by: Floats) -> None:
         nonlocal best, scale, minimum
-        q = code(c.shifted(start, by))
-        fitted, base = fit_range(c, q, nonpositive)
-        error = c.error(q, fitted, base)
+        fitted, base, error = fit_range(c, code(c.shifted(start, by)), most)
         better = error < best
         best, scale = np.where(better, error, best), np.where(better, fitted, scale)
         minimum = np.where(better, base, minimum)
@@ -233,4 +242,4 @@ def best_range(
         consider(low + width * np.float32(below), step * code.high)
     for _ in range(rounds):
         consider(minimum, inverse(scale))
-    return scale, minimum
+    return scale, minimum + middle
