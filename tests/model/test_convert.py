@@ -15,6 +15,7 @@ from tiny import MODELS, Floats, Player, folder, same_bits, some_ids
 from lanewise.errors import LoadError, UnsupportedError
 from lanewise.model.convert import quantize_model
 from lanewise.model.gguf import open_gguf
+from lanewise.model.gguf_writer import Declared, GgufWriter, Value
 from lanewise.model.importance import read_importance, write_importance
 from lanewise.model.model import Model
 from lanewise.model.quantize import dequantize_rows, quantize_rows
@@ -174,6 +175,31 @@ def test_importance_is_used_and_checked(tmp_path: Path) -> None:
         read_importance(tmp_path / "i.gguf")
     with pytest.raises(LoadError, match="no importance file"):
         read_importance(tmp_path / "q.gguf")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([("a.in_sum2", "F32", (1, 8), 1)], "a.counts: there is no such tensor"),
+        ([("a.in_sum2", "F32", (2, 8), 1), ("a.counts", "F32", (2, 1), 1)], "a: is of several matrices"),
+        ([("a.in_sum2", "BF16", (1, 8), 1), ("a.counts", "F32", (1, 1), 1)], "a.in_sum2: is BF16, not F32"),
+        ([("a.in_sum2", "F32", (1, 8), 1), ("a.counts", "F32", (1, 1), 0)], "a.counts: counts 0.0 rows"),
+        ([("a.in_sum2", "F32", (1, 8), 1), ("a.counts", "F32", (1, 1), np.nan)], "a.counts: counts nan rows"),
+        ([("a.in_sum2", "F32", (1, 8), np.inf), ("a.counts", "F32", (1, 1), 1)], "a: has a value that is negative or"),
+        ([("a.weight", "F32", (1, 8), 1)], "holds no tensor whose name ends in .in_sum2"),
+    ],
+)
+def test_importance_files_that_are_wrong(tensors: list[Any], message: str, tmp_path: Path) -> None:
+    declared = [Declared(name, kind, shape) for name, kind, shape, _ in tensors]
+    with GgufWriter(tmp_path / "i.gguf", {"general.type": Value("STRING", "imatrix")}, declared) as writer:
+        for name, kind, shape, value in tensors:
+            writer.write(name, quantize_plain(np.full(shape, value, np.float32), kind))
+    with pytest.raises(LoadError, match=message):
+        read_importance(tmp_path / "i.gguf")
+
+
+def quantize_plain(values: Floats, kind: str) -> Any:
+    return values if kind == "F32" else quantize_rows(values, kind)
 
 
 def test_importance_has_the_form_of_an_imatrix(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ column) and `name.counts` (how many rows of activations). So llama.cpp's tools a
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -31,11 +32,16 @@ def read_importance(path: str | os.PathLike[str]) -> dict[str, Floats]:
             if not tensor.name.endswith(_SUM):
                 continue
             name = tensor.name.removesuffix(_SUM)
-            counts = file.array(name + _COUNT).reshape(-1).astype(np.float64)
-            sums = file.array(tensor.name).astype(np.float64).reshape(-1, tensor.shape[-1])
-            if len(counts) != 1 or len(sums) != 1:
+            counted = file.tensor(name + _COUNT)
+            for part in (tensor, counted):
+                if part.type.name != "F32":
+                    raise LoadError(f"is {part.type.name}, not F32", file=path, field=part.name)
+            if math.prod(counted.shape) != 1 or math.prod(tensor.shape[:-1]) != 1:
                 raise LoadError("is of several matrices at once (experts)", file=path, field=name)
-            values = (sums[0] / max(float(counts[0]), 1.0)).astype(np.float32)
+            count = float(file.array(counted.name).reshape(-1)[0])
+            if not count >= 1:
+                raise LoadError(f"counts {count} rows", file=path, field=counted.name)
+            values = (file.array(tensor.name).reshape(-1).astype(np.float64) / count).astype(np.float32)
             if not (np.isfinite(values) & (values >= 0)).all():
                 raise LoadError("has a value that is negative or not finite", file=path, field=name)
             result[name] = values

@@ -202,7 +202,7 @@ def fit_range(c: Columns, q: Floats, most: Floats | None) -> tuple[Floats, Float
     flat = determinant <= np.float32(1e-6) * s0 * s2  # all codes alike
     scale = np.where(flat, np.float32(0), ratio(s0 * t1 - s1 * t0, determinant))
     minimum = np.where(flat, ratio(t0, s0), ratio(s2 * t0 - s1 * t1, determinant))
-    error = -scale * t1 - minimum * t0
+    error: Floats = -scale * t1 - minimum * t0
     if most is not None:
         over = minimum > most
         along = t1 - most * s1
