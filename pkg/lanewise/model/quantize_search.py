@@ -202,14 +202,14 @@ def fit_range(c: Columns, q: Floats, most: Floats | None) -> tuple[Floats, Float
     flat = determinant <= np.float32(1e-6) * s0 * s2  # all codes alike
     scale = np.where(flat, np.float32(0), ratio(s0 * t1 - s1 * t0, determinant))
     minimum = np.where(flat, ratio(t0, s0), ratio(s2 * t0 - s1 * t1, determinant))
-    error: Floats = -scale * t1 - minimum * t0
+    gain: Floats = np.add(scale * t1, minimum * t0, dtype=np.float32)
     if most is not None:
         over = minimum > most
         along = t1 - most * s1
         held = ratio(along, s2)
         scale, minimum = np.where(over, held, scale), np.where(over, most, minimum)
-        error = np.where(over, most * (most * s0 - np.float32(2) * t0) - held * along, error)
-    return scale, minimum, error
+        gain = np.where(over, held * along - most * (most * s0 - np.float32(2) * t0), gain)
+    return scale, minimum, -gain
 
 
 def best_range(
