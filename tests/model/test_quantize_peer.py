@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gguf_pairs import pair
 from test_quantize import BLOCKS, Floats, random_rows
-from tiny import Player, some_ids
+from tiny import Player, folder, some_ids
 
 from lanewise.model.convert import quantize_model
 from lanewise.model.gguf_types import TYPES
@@ -95,6 +95,17 @@ def test_llama_cpp_computes_the_same_model(name: str, type: str, tmp_path: Path)
     peer.eval([int(i) for i in ids])
     logits = np.array(peer.scores[: len(ids)], np.float64)
     assert ((logits - ours) ** 2).sum() / (ours**2).sum() < (1e-5 if type == "F32" else 2e-3)
+
+
+def test_llama_cpp_computes_llama3_rope(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    library, source = llama(), folder(tmp_path_factory, "llama-llama3")
+    quantize_model(source, tmp_path / "m.gguf", type="F32")
+    ids = some_ids(300, 300)
+    peer = library.Llama(str(tmp_path / "m.gguf"), logits_all=True, n_ctx=320, n_batch=320, verbose=False, n_threads=1)
+    peer.eval([int(i) for i in ids])
+    logits = np.array(peer.scores[: len(ids)], np.float64)
+    ours = Player(Model.load(source)).feed(ids).astype(np.float64)
+    assert ((logits - ours) ** 2).sum() / (ours**2).sum() < 1e-5
 
 
 @needs_shared
