@@ -66,7 +66,7 @@ def rows_of(source: str) -> Floats:
 def test_the_error_is_below_that_of_llama_cpp(name: str, source: str) -> None:
     x = rows_of(source)
     random = np.random.default_rng(13)
-    for w in (None, *(random.lognormal(0, spread, 1024).astype(np.float32) for spread in (0.5, 1.5))):
+    for w in (None, *(random.lognormal(0, spread, 1024).astype(np.float32) for spread in (0.5, 1.5, 2.5))):
         square = lambda y, w=w: float(((1 if w is None else w) * (x - y).astype(np.float64) ** 2).sum())  # noqa: E731
         ours = square(dequantize_rows(quantize_rows(x, name, w), name))
         assert ours < square(theirs(x, name, w))

@@ -22,6 +22,9 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 _TINY = np.float32(2.0**-100)
 _HALF_MAX = np.float32(65504)
+# Candidates that do not look at the greatest numbers, which may weigh next to nothing: multiples of the weighted
+# spread that become the outermost codes.
+_SPREADS = (1.0, 1.4, 1.8, 2.2, 2.6)
 
 
 def total(x: Floats) -> Floats:
@@ -189,6 +192,12 @@ def best_scale(c: Columns, code: Code, tops: Sequence[float], rounds: int = 2) -
 
     for top in tops:
         consider(step * np.float32(top))
+    if c.w is not None:
+        spread = np.sqrt(ratio(c.dot(c.wx, c.x), c.sum_w))
+        for share in _SPREADS:
+            step = inverse(spread * np.float32(share))
+            consider(step * code.high)
+            consider(step * code.low)
     for _ in range(rounds):
         consider(inverse(scale))
     return scale
@@ -240,6 +249,11 @@ def best_range(
     for below, above in cuts:
         step = inverse(width * np.float32(1 - below - above))
         consider(low + width * np.float32(below), step * code.high)
+    if c.w is not None:
+        center = ratio(c.sum_wx, c.sum_w)
+        spread = np.sqrt(np.maximum(ratio(c.dot(c.wx, c.x), c.sum_w) - center * center, np.float32(0)))
+        for share in _SPREADS:
+            consider(center - spread * np.float32(share), inverse(spread * np.float32(2 * share)) * code.high)
     for _ in range(rounds):
         consider(minimum, inverse(scale))
     return scale, minimum + middle
