@@ -93,7 +93,7 @@ def _refuse(wrong: np.ndarray[Any, np.dtype[np.bool_]], rows: Floats, first: int
 
 
 def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
-    """As float32[k], the greatest 1; None when all are 0. ValueError unless it is float[k], finite, not negative."""
+    """As float32[k], the greatest 1; None when all are alike. ValueError unless it is float[k], finite, not negative."""
     given = np.asarray(importance, np.float64)
     if given.shape != (k,):
         raise ValueError(f"importance must have the shape [{k}], not {list(given.shape)}")
@@ -102,7 +102,7 @@ def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
         i = int(wrong.argmax())
         raise ValueError(f"the importance of column {i} is {given[i]}, not a finite number from 0 on")
     greatest = float(given.max(initial=0.0))
-    return (given / greatest).astype(np.float32) if greatest else None
+    return None if (given == greatest).all() else (given / greatest).astype(np.float32)
 
 
 def _plain(rows: Floats, kind: TensorType, first: int) -> Bytes:

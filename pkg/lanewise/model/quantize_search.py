@@ -251,7 +251,7 @@ def best_range(
         consider(low + width * np.float32(below), step * code.high)
     if c.w is not None:
         center = ratio(c.sum_wx, c.sum_w)
-        spread = np.sqrt(np.maximum(ratio(c.dot(c.wx, c.x), c.sum_w) - center * center, np.float32(0)))
+        spread: Floats = np.sqrt(np.maximum(ratio(c.dot(c.wx, c.x), c.sum_w) - center * center, np.float32(0)))
         for share in _SPREADS:
             consider(center - spread * np.float32(share), inverse(spread * np.float32(2 * share)) * code.high)
     for _ in range(rounds):
