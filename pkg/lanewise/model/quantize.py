@@ -93,7 +93,7 @@ def _refuse(wrong: np.ndarray[Any, np.dtype[np.bool_]], rows: Floats, first: int
 
 
 def check_importance(importance: np.ndarray[Any, Any], k: int) -> Floats | None:
-    """As float32[k], the greatest 1; None when all are alike. ValueError unless it is float[k], finite, not negative."""
+    """As float32[k], the greatest 1; None when all are alike. ValueError unless it is float[k], finite, from 0 on."""
     given = np.asarray(importance, np.float64)
     if given.shape != (k,):
         raise ValueError(f"importance must have the shape [{k}], not {list(given.shape)}")
