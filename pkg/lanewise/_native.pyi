@@ -4,7 +4,6 @@ Arrays are objects with the buffer protocol (NumPy arrays), innermost dimension 
 dimensions is a TypeError, a size out of range a ValueError, no memory a MemoryError; Ctrl-C in a running call is
 KeyboardInterrupt, and the handles stay usable.
 """
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
