@@ -154,7 +154,7 @@ static void segment(attend_block *b, int row, int rows, int64_t origin, float *m
         float *s = b->score + (size_t)i * LW_SEGMENT + (lo - origin);
         j->ctx->kernels->segment_softmax((int)(hi - lo), (int)(spans[i].lo - lo), (int)(spans[i].hi - lo), shape->scale,
                                          shape->softcap, s, &max2[i], &sum2[i]);
-        if (j->dot) j->ctx->kernels->to_bf16((size_t)(hi - lo), s, b->p16 + (s - b->score));
+        if (j->dot) j->ctx->kernels->to_dot((size_t)(hi - lo), s, b->p16 + (s - b->score));
     }
     memset(b->o2, 0, (size_t)rows * j->d_pad * sizeof(float));
     if (seeing == rows) {
@@ -210,7 +210,7 @@ static int open_block(const attend_job *j, int64_t task, int worker, attend_bloc
         float *q = b->q + (size_t)i * j->d_pad;
         memcpy(q, j->a->q + row * j->a->ldq + (int64_t)head * j->d, (size_t)j->d * sizeof(float));
         memset(q + j->d, 0, (size_t)(j->d_pad - j->d) * sizeof(float));
-        if (j->dot) j->ctx->kernels->to_bf16((size_t)j->d_pad, q, b->q16 + (size_t)i * j->d_pad);
+        if (j->dot) j->ctx->kernels->to_dot((size_t)j->d_pad, q, b->q16 + (size_t)i * j->d_pad);
         b->max[i] = -INFINITY, b->sum[i] = 0.0f;
     }
     memset(b->o, 0, (size_t)b->rows * j->d_pad * sizeof(float));

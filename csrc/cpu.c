@@ -46,7 +46,9 @@ const char *lw_cpu_missing(int needed) {
         {LW_CPU_AVX512, bit(l7.b, 31), "AVX-512 VL"},
         {LW_CPU_AVX512, bit(l7.b, 17), "AVX-512 DQ"},
         {LW_CPU_AVX512, (saved & 0xe6) == 0xe6, "zmm registers enabled by the operating system"},
+        {LW_CPU_AVX512_VNNI, bit(l7.c, 11), "AVX-512 VNNI"},
         {LW_CPU_AVX512_BF16, bit(l71.a, 5), "AVX-512 BF16"},
+        {LW_CPU_AVX_VNNI, bit(l71.a, 4), "AVX-VNNI"},
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
         if ((needed & want[i].set) && !want[i].there) return want[i].name;

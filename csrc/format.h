@@ -12,6 +12,7 @@ typedef struct lw_format_info {
 static const lw_format_info lw_formats[] = {
     [LW_P32] = {"float32", 32, 1},
     [LW_P16] = {"bfloat16", 16, 2},
+    [LW_P8] = {"int8", 8, 4},
 };
-enum { LW_FORMATS = 2 };
+enum { LW_FORMATS = 3 };
 #endif

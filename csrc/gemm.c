@@ -1,358 +1,370 @@
 /* gemm.c - the driver of products: row groups, k blocks, tasks.
  *
  * Nothing here can change a bit: every output element stays one chain in ascending k, cut only at even positions, with its
- * partial sums kept in float32 (in c, or in a slab where c still holds the residual). What the plan decides is which
- * operand is read again from which cache:
- *   few rows    a task walks its panels in order: one sequential stream of weights, all rows per panel (activations in L2)
- *   many rows   a block of rows x one k block of activations stays in L2 while the weights of a task pass by, and a panel's
- *               k block stays in L1 while the row groups pass by; the activations are first copied k block after k block */
-#include "context.h"
+ * partial sums kept in float32. What the plan decides is which operand is read again from which cache:
+ *   few rows    a task walks its panels in order: a few sequential streams of weights, all rows per panel
+ *   many rows   a panel step's weights stay in cache while all row groups of a block pass by as one stream; the lines of
+ *               the next step are fetched meanwhile */
+#include "stage.h"
 #include "format.h"
 #include <string.h>
 
 typedef struct plan {
     const lw_gemm_args *g;
+    const lw_weight *w;
     const lw_kernels *kernels;
     void (*tile)(const lw_tile *);
-    int64_t row0, rows;          /* of this pass */
-    int64_t groups, blocks;      /* row groups (one tile high); row blocks (runs of groups) */
-    int64_t low, higher;         /* rows of a group: low, and one more in the first `higher` groups */
-    int64_t steps, ranges;       /* steps of `step` panels; ranges of steps. Tasks: blocks x ranges */
-    int64_t kc, k_blocks;        /* k per block, a multiple of 16 unless there is only one */
+    lw_stage a;                  /* the rows of this pass; a.data NULL: activations where the caller has them */
+    int64_t row0;
+    int64_t steps, ranges;       /* steps of `step` panels; ranges of steps */
+    int64_t blocks;              /* runs of row groups. Tasks: blocks x ranges */
     int step;
-    int k_outer;                 /* k blocks outside of panels: the activations of a row block do not fit L2 */
-    int64_t slice;               /* bytes of the next weights to fetch ahead per row group */
-    int element;                 /* bytes of an activation: 4, or 2 for the bf16 dot */
-    int lace;                    /* staged activations are interleaved: [k block][group][k][row] */
-    unsigned char *staged;       /* activations [k block][row][ld], NULL: where the caller has them */
-    int64_t ld;
-    float *slabs;                /* partial sums, one slab per worker, NULL: in c */
+    int late;                    /* sums are formed aside and finished from there */
+    int64_t pace;                /* bytes of the next weights to fetch per line in use */
+    const float *row_scale;      /* of this pass, or NULL */
+    unsigned char *packed;       /* plain b: a panel step's lines, packed by the worker that needs them */
+    size_t packed_bytes;         /* per worker */
+    float *slabs;                /* sums of a task where k is cut: one slab per worker */
     int64_t slab_size, slab_ld;
 } plan;
 
 /* i * total / parts without overflow for any sizes that occur: the first of part i of a balanced split. */
 static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
 
-/* Without a division: this stands in the inner loops. */
-static int64_t group_row(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
-
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
 enum {
-    STAGE_BYTES = 32 << 20,      /* activations copied per pass */
+    STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
-    AHEAD_LINES = 20,
-    TASKS_PER_THREAD = 4,
+    TASKS_PER_THREAD = 32,       /* the last of them is what threads wait for */
+    STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
     AHEAD = 2560,                /* bytes in flight that cover the latency of memory at a core's share of its bandwidth */
-    TASK_PANELS = 8              /* with row blocks: panels per task, to earn the fetch of the block */
+    DIRECT_PANELS = 16,          /* with fewer panels interleaving costs more than it gives */
+    WIDE_TILE = 16,              /* accumulator lines from which on a tile can take its weights from L2 */
+    BLOCK_GROUPS = 4             /* row groups at least for which a panel step's weights are fetched */
 };
 
-static void plan_k(plan *p, const lw_ctx *ctx, int64_t rows)
-{
-    const lw_kernels *kernels = p->kernels;
-    int64_t k = p->g->w->k, high = lw_min(rows, kernels->rows);
-    p->kc = k;
-    p->k_blocks = 1;
-    if (rows <= kernels->rows) return;
-    /* A panel step's lines and one row group's activations fill L1: longer k blocks (fewer visits to c) were worth more
-     * than room to spare. */
-    int64_t per_line = lw_formats[p->g->w->format].k_per_line;
-    int64_t most = (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * p->element);
-    /* With few groups the weights set the pace. They are fetched one block ahead, a slice per group, and a slice of more
-     * lines than the core can have under way makes it wait. */
-    most = lw_max(lw_min(most, AHEAD_LINES * p->groups / p->step * per_line), 32 * per_line);
-    p->k_blocks = lw_max(lw_ceil_div(k, most), 1);
-    if (p->k_blocks > 1) {
-        p->kc = lw_round_up(lw_ceil_div(k, p->k_blocks), 16);
-        p->k_blocks = lw_ceil_div(k, p->kc);
+/* k blocks. Large tiles take both operands from L2: a block of rows and a panel step's lines stay there. Small ones need
+ * the lines in L1, beside one row group's activations: longer blocks (fewer visits to c) were worth more than room to spare. */
+static void plan_k(plan *p, const lw_ctx *ctx) {
+    const lw_weight *w = p->w;
+    int64_t per_line = lw_formats[w->format].k_per_line, high = p->a.low + (p->a.higher > 0);
+    int64_t per_unit = p->a.kind == LW_STAGE_F32 ? 1 : per_line;
+    p->a.kc = w->k;
+    p->a.k_blocks = 1;
+    if (p->a.groups == 1 || p->a.kind == LW_STAGE_INT8) return;
+    int64_t most = high * p->step >= WIDE_TILE ? (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_unit
+                                               : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
+    int64_t blocks = lw_ceil_div(w->k, lw_max(most, 32 * per_line));
+    if (blocks > 1) {
+        p->a.kc = lw_round_up(lw_ceil_div(w->k, blocks), 16);
+        p->a.k_blocks = lw_ceil_div(w->k, p->a.kc);
     }
 }
 
-static void plan_tasks(plan *p, const lw_ctx *ctx)
-{
-    const lw_weight *w = p->g->w;
-    int64_t threads = lw_pool_threads(ctx->pool), half = (int64_t)(ctx->l2 / 2);
-    p->k_outer = p->k_blocks > 1 && p->rows * w->k * p->element > half;
-    p->blocks = 1;
-    if (p->k_outer) {
-        int64_t most = lw_max(half / (p->kc * p->element) / p->kernels->rows, 1);   /* groups of a block */
-        p->blocks = lw_ceil_div(p->groups, most);
-    }
-    int64_t block_groups = lw_ceil_div(p->groups, p->blocks);
-    int64_t block_bytes = lw_ceil_div(p->kc, lw_formats[w->format].k_per_line) * LW_LINE;
-    p->slice = p->k_blocks > 1 ? lw_round_up(lw_ceil_div(block_bytes, block_groups), LW_LINE) : 0;
+static void plan_tasks(plan *p, const lw_ctx *ctx) {
+    const lw_weight *w = p->w;
+    int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_formats[w->format].k_per_line);
     p->steps = lw_ceil_div(w->panels, p->step);
     /* A task should outlast what starting it costs (about a microsecond): count a byte of weights, and 8 multiply-adds,
      * as a tenth of a nanosecond. */
-    int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 8) / 10 * w->panels;
-    int64_t most = lw_max(cost / 3000, 1), wanted = lw_min(TASKS_PER_THREAD * threads, most);
-    p->ranges = lw_min(lw_ceil_div(wanted, p->blocks), p->steps);
-    if (p->k_outer) {
-        int64_t by_size = lw_max(w->panels / (2 * TASK_PANELS), 1);
-        p->ranges = lw_min(lw_max(p->ranges, by_size), lw_max(w->panels / TASK_PANELS, 1));
-    }
-    if (p->ranges > p->steps) p->ranges = p->steps;
+    int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
+    int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / 3000, 1));
+    /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
+    int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (p->kernels->rows * lw_max(lines, 1) * 4);
+    p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
+    p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
+    p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->a.groups));
+    int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, p->kernels->panels[p->a.low]);
+    p->pace = lw_ceil_div(p->step * lines * LW_LINE, groups * lw_max(used, 1));
 }
 
-static int needs_stage(const plan *p)
-{
-    if (p->element == 2 || p->k_outer) return 1;
+static int needs_stage(const plan *p) {
+    if (p->a.kind != LW_STAGE_F32 || p->a.k_blocks > 1) return 1;
+    if (p->a.groups > 1 && p->w->panels >= DIRECT_PANELS) return 1;
     /* Rows in one cache set push each other out once a tile has as many rows as the set has ways. */
-    return p->rows >= 4 && p->g->lda * p->element % ALIAS == 0 && p->g->w->panels >= 8;
+    return p->a.rows >= 4 && p->g->lda * 4 % ALIAS == 0 && p->w->panels >= 8;
 }
 
-static lw_status plan_memory(plan *p, lw_ctx *ctx)
-{
+static lw_status plan_memory(plan *p, lw_ctx *ctx) {
     size_t staged = 0, slabs = 0;
-    p->staged = NULL;
+    p->a.data = NULL;
+    p->a.scale = NULL;
     p->slabs = NULL;
-    p->lace = p->k_outer && p->g->w->format == LW_P32;
-    if (needs_stage(p)) {
-        p->ld = lw_round_up(p->kc, 16);
-        if (p->ld * p->element % ALIAS == 0) p->ld += 16;
-        staged = (size_t)(p->k_blocks * p->rows * p->ld * p->element + LW_LINE) / LW_LINE * LW_LINE;
-    }
-    if (p->g->residual == p->g->c && p->g->residual && p->k_blocks > 1) {
+    p->a.lace = p->a.groups > 1 || p->a.kind == LW_STAGE_INT8;
+    if (needs_stage(p)) staged = lw_stage_plan(&p->a);
+    /* c cannot hold partial sums where it is no float32, or still holds the residual. */
+    if (p->a.k_blocks > 1 && (p->late || (p->g->residual && p->g->residual == p->g->c))) {
+        p->late = 1;
         p->slab_ld = (lw_ceil_div(p->steps, p->ranges) * p->step + 1) * LW_LANES;
-        p->slab_size = (lw_ceil_div(p->groups, p->blocks) * p->kernels->rows) * p->slab_ld;
+        p->slab_size = (lw_ceil_div(p->a.groups, p->blocks) * p->kernels->rows) * p->slab_ld;
         slabs = (size_t)(lw_pool_threads(ctx->pool) * p->slab_size) * sizeof(float);
     }
-    if (staged + slabs == 0) return LW_OK;
-    LW_TRY(lw_block_reserve(&ctx->scratch, staged + slabs));
-    if (staged) p->staged = ctx->scratch.data;
-    if (slabs) p->slabs = (float *)((unsigned char *)ctx->scratch.data + staged);
-    return LW_OK;
-}
-
-/* ---- staging ----------------------------------------------------------------------------------------------------- */
-enum { STAGE_ROWS = 16, LACE_RUN = 16 };
-
-static void stage_rows(void *arg, int64_t task, int worker)
-{
-    (void)worker;
-    const plan *p = arg;
-    int64_t k = p->g->w->k, last = lw_min(p->rows, (task + 1) * STAGE_ROWS);
-    for (int64_t row = task * STAGE_ROWS; row < last; row++) {
-        const float *a = p->g->a + (p->row0 + row) * p->g->lda;
-        for (int64_t kb = 0; kb < p->k_blocks; kb++) {
-            int64_t k0 = kb * p->kc, n = lw_min(p->kc, k - k0);
-            unsigned char *to = p->staged + (kb * p->rows + row) * p->ld * p->element;
-            if (p->element == 4) {
-                memcpy(to, a + k0, (size_t)n * 4);
-            } else {
-                p->kernels->to_bf16((size_t)n, a + k0, (uint16_t *)to);
-                if (n & 1) ((uint16_t *)to)[n] = 0;   /* read, though never counted */
-            }
-        }
+    size_t packed = 0;
+    if (p->g->plain) {
+        p->packed_bytes = (size_t)(p->step * lw_ceil_div(p->a.kc, lw_formats[p->w->format].k_per_line) + 4) * LW_LINE;
+        packed = p->packed_bytes * (size_t)lw_pool_threads(ctx->pool);
     }
-}
-
-/* Runs of LACE_RUN values keep the scattered stores within a few lines. */
-static void lace_rows(const float *a, int64_t lda, int64_t rows, int64_t n, float *to)
-{
-    for (int64_t k0 = 0; k0 < n; k0 += LACE_RUN)
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t k = k0; k < lw_min(k0 + LACE_RUN, n); k++) to[k * rows + r] = a[r * lda + k];
-}
-
-static void stage_group(void *arg, int64_t group, int worker)
-{
-    (void)worker;
-    const plan *p = arg;
-    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row;
-    const float *a = p->g->a + (p->row0 + row) * p->g->lda;
-    for (int64_t kb = 0; kb < p->k_blocks; kb++)
-        lace_rows(a + kb * p->kc, p->g->lda, rows, lw_min(p->kc, p->g->w->k - kb * p->kc),
-                  (float *)p->staged + (kb * p->rows + row) * p->ld);
-}
-
-static lw_status stage(plan *p, lw_ctx *ctx)
-{
-    if (p->lace) return lw_pool_run(ctx->pool, p->groups, stage_group, p);
-    return lw_pool_run(ctx->pool, lw_ceil_div(p->rows, STAGE_ROWS), stage_rows, p);
+    if (staged + slabs + packed == 0) return LW_OK;
+    LW_TRY(lw_block_reserve(&ctx->scratch, staged + packed + slabs));
+    unsigned char *memory = ctx->scratch.data;
+    if (staged) lw_stage_place(&p->a, memory);
+    p->packed = memory + staged;
+    if (slabs) p->slabs = (float *)(memory + staged + packed);
+    return LW_OK;
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */
 typedef struct job {
     int64_t group0, group1, panel0, panel1;
-    float *slab;                 /* c of (first row, first panel) of this task, or NULL */
+    float *slab;                 /* sums of (first row, first panel) of this task, or NULL */
+    unsigned char *packed;       /* for a panel step's lines of a plain b */
 } job;
 
-/* The hardware follows neither the jump to the next weights of a k block nor the rows of c: ask for them while computing.
- * Without this, waiting for c alone costs a fifth of the time where it comes from memory. */
-static void fetch_ahead(const unsigned char *lines, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += LW_LINE) __builtin_prefetch(lines + i, 0, 2);
+/* The hardware follows no jumps between rows of c: ask for them before the tile that needs them at its end (at its
+ * beginning, where it continues sums: then one tile ahead). Waiting for c alone costs a fifth where it comes from memory. */
+static void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t bytes) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t at = 0; at < bytes + LW_LINE - 1; at += LW_LINE) __builtin_prefetch(c + i * stride + at, 1, 3);
 }
 
-static void fetch_rows(const float *c, int64_t ldc, int64_t rows)
-{
-    for (int64_t i = 0; i < rows; i++) __builtin_prefetch(c + i * ldc, 1, 3);
-}
-
-/* All row groups of a task x one panel step x one k block. `next`: the lines that come after these, or NULL. */
-static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const unsigned char *next)
-{
+/* Sums of `rows` rows from `row` (of the pass) and `panels` panels from `panel` -> c. */
+static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t panels, const float *sums, int64_t ld) {
     const lw_gemm_args *g = p->g;
-    const lw_weight *w = g->w;
-    int last = kb == p->k_blocks - 1;
-    int64_t k0 = kb * p->kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = group_row(p, j->group0);
-    int64_t line0 = k0 / lw_formats[w->format].k_per_line * LW_LINE;
-    lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->kc, w->k - k0), .accumulate = kb > 0,
-                 .lda = p->lace ? 0 : p->staged ? p->ld : g->lda, .ldc = j->slab ? p->slab_ld : g->ldc};
-    float *c = j->slab ? j->slab : g->c + (p->row0 + first_row) * g->ldc + j->panel0 * LW_LANES;   /* of this task */
-    for (int64_t group = j->group0; group < j->group1; group++) {
-        int64_t row = group_row(p, group);
-        t.rows = (int)(group_row(p, group + 1) - row);
-        t.a = p->staged ? (const void *)(p->staged + (kb * p->rows + row) * p->ld * p->element)
-                        : (const void *)(g->a + (p->row0 + row) * g->lda + k0);
-        float *c_row = c + (row - first_row) * t.ldc;
-        if (group + 1 < j->group1) fetch_rows(c_row + t.rows * t.ldc + (panel - j->panel0) * LW_LANES, t.ldc, p->low);
-        if (next) {
-            for (int i = 0; i < p->step; i++) fetch_ahead(next + (size_t)i * w->panel_bytes, p->slice);
-            next += p->slice;
-        }
+    int64_t column = panel * LW_LANES, to = g->gated ? column / 2 : column;
+    int64_t width = g->gated ? lw_min(panels / 2 * LW_LANES, g->gated - to) : lw_min(panels * LW_LANES, p->w->n - column);
+    lw_finish f = {.sums = sums, .ld = ld, .integers = p->a.kind == LW_STAGE_INT8, .rows = rows, .columns = (int)width,
+                   .act = g->act, .gated = g->gated > 0, .type = g->c_type, .ldc = g->ldc, .ldr = g->ldr};
+    if (g->bias) f.bias = g->bias + column;
+    if (g->column_scale) f.column_scale = g->column_scale + column;
+    if (p->row_scale) f.row_scale = p->row_scale + row;
+    if (g->residual) f.residual = g->residual + (p->row0 + row) * g->ldr + to;
+    f.c = (char *)g->c + ((p->row0 + row) * g->ldc + to) * (int64_t)lw_type_size(g->c_type);
+    p->kernels->finish(&f);
+}
+
+static const void *activations(const plan *p, int64_t row, int64_t kb) {
+    if (p->a.data) return lw_staged(&p->a, kb, row);
+    return (const float *)p->a.a + row * p->g->lda + kb * p->a.kc;
+}
+
+static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb) {
+    const lw_weight *w = p->w;
+    return w->lines + (size_t)panel * w->panel_bytes + (size_t)(kb * p->a.kc / lw_formats[w->format].k_per_line * LW_LINE);
+}
+
+/* lda of the tiles. */
+static int64_t row_elements(const plan *p) {
+    if (!p->a.data) return p->g->lda;
+    return p->a.lace ? 0 : p->a.ld * (p->a.kind == LW_STAGE_BF16 ? 2 : 1);
+}
+
+/* Rows of c that the tile at `row` writes, or that one tile further on reads. */
+static void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t panel) {
+    const lw_gemm_args *g = p->g;
+    int64_t size = g->c_type == LW_BF16 ? 2 : 4, half = g->gated ? 2 : 1;
+    fetch_rows((const char *)g->c + ((p->row0 + row) * g->ldc + panel * LW_LANES / half) * size, g->ldc * size, rows,
+               p->step * LW_LANES * size / half);
+}
+
+/* All row groups of a task x one panel step x one k block. `next`: the lines that come after these. */
+static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const unsigned char *next) {
+    const lw_gemm_args *g = p->g;
+    const lw_weight *w = p->w;
+    ALIGN(64) float aside[LW_MAX_ROWS * LW_MAX_STEP * LW_LANES];
+    int last = kb == p->a.k_blocks - 1, direct = last && !p->late, per_line = lw_formats[w->format].k_per_line;
+    int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
+    lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
+                 .lda = row_elements(p), .pace = p->pace};
+    if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
+    const unsigned char *lines = p->g->plain ? j->packed : lines_at(p, panel, kb);
+    if (p->g->plain) t.ldb = lw_ceil_div(t.k, per_line) * LW_LINE;
+    int32_t sums[LW_MAX_STEP * LW_LANES];
+    for (int64_t i = panel; p->g->plain && i < panel_end; i++) {
+        unsigned char *to = j->packed + (i - panel) * t.ldb;
+        lw_pack_panel(w->format, p->g->plain, i, k0, lw_min(p->a.kc, w->k - k0), to);
+        if (p->g->a_type == LW_U8) lw_byte_sums(to, w->k, sums + (i - panel) * LW_LANES);
+    }
+    const int32_t *offsets = p->g->a_type != LW_U8 ? NULL : p->g->plain ? sums : w->sums + panel * LW_LANES;
+    float *c = j->slab ? j->slab + (panel - j->panel0) * LW_LANES
+                       : p->late ? aside : (float *)g->c + (p->row0 + first_row) * g->ldc + panel * LW_LANES;
+    t.ldc = j->slab ? p->slab_ld : p->late ? p->step * LW_LANES : g->ldc;
+    int64_t row = first_row, rows_end = lw_group_row(&p->a, j->group1);
+    for (int64_t group = j->group0; group < j->group1; group++, row += t.rows) {
+        t.rows = (int)(p->a.low + (group < p->a.higher));
+        t.a = activations(p, row, kb);
+        if (p->a.start) t.start = p->a.start + row;
+        if (direct && p->row_scale) t.row_scale = p->row_scale + row;
+        float *c_row = c == aside ? c : c + (row - first_row) * t.ldc;
+        if (kb == 0 && last) fetch_outputs(p, row, t.rows, panel);
+        else if (!p->late && row + t.rows < rows_end) fetch_outputs(p, row + t.rows, t.rows, panel);
         int most = p->kernels->panels[t.rows];
         for (int64_t at = panel; at < panel_end; at += t.panels) {
             int64_t column = at * LW_LANES;
             t.panels = (int)lw_min(most, panel_end - at);
-            t.columns = (int)lw_min(t.panels * LW_LANES, w->n - column);
-            t.ahead = p->groups == 1 ? AHEAD / t.panels : 0;
-            t.b = w->lines + (size_t)at * w->panel_bytes + line0;
-            t.bias = last && g->bias ? g->bias + column : NULL;
-            t.residual = last && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-            t.c = c_row + (at - j->panel0) * LW_LANES;
+            t.columns = p->late ? t.panels * LW_LANES : (int)lw_min(t.panels * LW_LANES, w->n - column);
+            t.b = lines + (at - panel) * t.ldb;
+            t.offsets = offsets ? offsets + (at - panel) * LW_LANES : NULL;
+            t.next = next;
+            next += p->pace * (t.k / per_line);
+            t.bias = direct && g->bias ? g->bias + column : NULL;
+            t.residual = direct && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+            t.column_scale = direct && g->column_scale ? g->column_scale + column : NULL;
+            t.c = c_row + (at - panel) * LW_LANES;
             p->tile(&t);
         }
+        if (p->late && last) finish(p, row, t.rows, panel, panel_end - panel, c_row, t.ldc);
     }
 }
 
-static void copy_slab(const plan *p, const job *j)
-{
-    int64_t first = group_row(p, j->group0), end = group_row(p, j->group1);
-    int64_t column = j->panel0 * LW_LANES, columns = lw_min(j->panel1 * LW_LANES, p->g->w->n) - column;
-    for (int64_t row = first; row < end; row++)
-        memcpy(p->g->c + (p->row0 + row) * p->g->ldc + column, j->slab + (row - first) * p->slab_ld, (size_t)columns * 4);
-}
-
-static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb)
-{
-    const lw_weight *w = p->g->w;
-    return w->lines + (size_t)panel * w->panel_bytes + (size_t)(kb * p->kc / lw_formats[w->format].k_per_line * LW_LINE);
+static void add_offsets(int32_t *sums, int64_t ld, int rows, const int32_t *offsets) {
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < LW_LANES; i++) sums[r * ld + i] = (int32_t)((uint32_t)sums[r * ld + i] + (uint32_t)offsets[i]);
 }
 
 /* One row group: every weight is used once, so memory sets the pace. The panels of a tile are taken from equal parts of the
  * range, not side by side: each part is then one stream from its first panel to its last, and the hardware, which
  * follows streams, is not thrown off at the end of every panel. Sums go through a small buffer to their columns. */
-static void stream_range(const plan *p, const job *j)
-{
-    const lw_gemm_args *g = p->g;
-    const lw_weight *w = g->w;
-    float sums[LW_MAX_ROWS * 8 * LW_LANES];
-    int rows = (int)p->rows, most = p->kernels->panels[rows];
-    int64_t panels = j->panel1 - j->panel0, part = lw_ceil_div(panels, most);
-    lw_tile t = {.a = p->staged ? (const void *)p->staged : (const void *)(g->a + p->row0 * g->lda), .rows = rows,
-                 .lda = p->staged ? p->ld : g->lda, .ldb = (ptrdiff_t)((size_t)part * w->panel_bytes), .c = sums,
-                 .k = (int)w->k};
+static void stream_range(const plan *p, const job *j) {
+    const lw_weight *w = p->w;
+    ALIGN(64) float sums[LW_MAX_ROWS * LW_MAX_STEP * 2 * LW_LANES];
+    int rows = (int)p->a.rows, most = p->kernels->panels[rows], unit = p->g->gated ? 2 : 1;
+    int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
+    lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
+                 .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k};
+    if (p->a.kind == LW_STAGE_INT8) t.k = (int)lw_round_up(t.k, 4);
     for (int64_t i = 0; i < part; i++) {
-        t.panels = (int)lw_ceil_div(panels - i, part);
+        t.panels = (int)lw_ceil_div(units - i, part);
         t.columns = t.panels * LW_LANES;
         t.ldc = t.columns;
         t.ahead = AHEAD / t.panels;
-        t.b = w->lines + (size_t)(j->panel0 + i) * w->panel_bytes;
-        p->tile(&t);
+        for (int half = 0; half < unit; half++) {
+            t.c = sums + half * rows * t.ldc;
+            int64_t panel = j->panel0 + i * unit + half;
+            t.b = w->lines + (size_t)panel * w->panel_bytes;
+            p->tile(&t);
+            for (int q = 0; p->g->a_type == LW_U8 && q < t.panels; q++)
+                add_offsets((int32_t *)t.c + q * LW_LANES, t.ldc, rows, w->sums + (panel + q * part * unit) * LW_LANES);
+        }
         for (int q = 0; q < t.panels; q++) {
-            int64_t column = (j->panel0 + i + q * part) * LW_LANES, n = lw_min(LW_LANES, w->n - column);
-            for (int r = 0; r < rows; r++) {
-                float *c = g->c + (p->row0 + r) * g->ldc + column, *sum = sums + r * t.ldc + q * LW_LANES;
-                if (g->bias)
-                    for (int64_t x = 0; x < n; x++) sum[x] += g->bias[column + x];
-                if (g->residual)
-                    for (int64_t x = 0; x < n; x++) sum[x] += g->residual[(p->row0 + r) * g->ldr + column + x];
-                memcpy(c, sum, (size_t)n * sizeof(float));
+            ALIGN(64) float pair[LW_MAX_ROWS * 2 * LW_LANES];
+            int64_t panel = j->panel0 + (i + q * part) * unit;
+            if (unit == 1) {
+                finish(p, 0, rows, panel, 1, sums + q * LW_LANES, t.ldc);
+                continue;
             }
+            for (int r = 0; r < 2 * rows; r++)
+                memcpy(pair + r * LW_LANES, sums + (r % 2 * rows + r / 2) * t.ldc + q * LW_LANES, LW_LINE);
+            finish(p, 0, rows, panel, 2, pair, 2 * LW_LANES);
         }
     }
 }
 
-static void run_task(void *arg, int64_t task, int worker)
-{
+static void run_task(void *arg, int64_t task, int worker) {
     const plan *p = arg;
-    int64_t block = task / p->ranges, range = task % p->ranges;
-    job j = {.group0 = split(p->groups, p->blocks, block), .group1 = split(p->groups, p->blocks, block + 1),
+    int64_t range = task % p->ranges, block = task / p->ranges;
+    job j = {.group0 = split(p->a.groups, p->blocks, block), .group1 = split(p->a.groups, p->blocks, block + 1),
              .panel0 = split(p->steps, p->ranges, range) * p->step,
-             .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->g->w->panels),
-             .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL};
-    if (p->groups == 1 && p->step > 1) {
+             .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->w->panels),
+             .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL,
+             .packed = p->packed + (size_t)worker * p->packed_bytes};
+    if (p->a.groups == 1 && !p->g->plain) {
         stream_range(p, &j);
         return;
     }
-    int64_t steps = lw_ceil_div(j.panel1 - j.panel0, p->step), cells = steps * p->k_blocks;
-    int64_t panel = j.panel0, kb = 0;
-    for (int64_t i = 0; i < cells; i++) {
-        int64_t next_panel = panel, next_kb = kb;
-        if (p->k_outer) {
-            if ((next_panel += p->step) >= j.panel1) next_panel = j.panel0, next_kb++;
-        } else {
-            if (++next_kb == p->k_blocks) next_kb = 0, next_panel += p->step;
+    for (int64_t kb = 0; kb < p->a.k_blocks; kb++)
+        for (int64_t panel = j.panel0; panel < j.panel1; panel += p->step) {
+            int more = panel + p->step < j.panel1;
+            int64_t next = more || (kb + 1 == p->a.k_blocks && j.panel1 < p->w->panels) ? panel + p->step : j.panel0;
+            cell(p, &j, panel, kb, p->g->plain ? j.packed : lines_at(p, next, more ? kb : (kb + 1) % p->a.k_blocks));
         }
-        cell(p, &j, panel, kb, p->slice && i + 1 < cells ? lines_at(p, next_panel, next_kb) : NULL);
-        panel = next_panel;
-        kb = next_kb;
-    }
-    if (j.slab) copy_slab(p, &j);
 }
 
 /* ---- entry ------------------------------------------------------------------------------------------------------- */
-/* k = 0: an empty sum. */
-static void empty_sum(const lw_gemm_args *g)
-{
-    for (int64_t i = 0; i < g->m; i++)
-        for (int64_t j = 0; j < g->w->n; j++) {
-            float sum = 0;
-            if (g->bias) sum += g->bias[j];
-            if (g->residual) sum += g->residual[i * g->ldr + j];
-            g->c[i * g->ldc + j] = sum;
-        }
+static lw_status run_pass(plan *p, lw_ctx *ctx) {
+    p->a.groups = lw_ceil_div(p->a.rows, p->kernels->rows);
+    p->a.low = p->a.rows / p->a.groups;
+    p->a.higher = p->a.rows % p->a.groups;
+    p->step = p->kernels->panels[p->a.low];   /* at least as many as the higher groups take */
+    if (p->g->gated) p->step += p->step % 2;
+    plan_k(p, ctx);
+    plan_tasks(p, ctx);
+    LW_TRY(plan_memory(p, ctx));
+    p->row_scale = p->a.scale ? p->a.scale : p->g->row_scale ? p->g->row_scale + p->row0 : NULL;
+    if (p->a.data) LW_TRY(lw_stage_run(ctx, &p->a));
+    return lw_pool_run(ctx->pool, p->blocks * p->ranges, run_task, p);
 }
 
-lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args)
-{
+/* k = 0: empty sums, finished. */
+static void empty_sum(plan *p) {
+    static const float zeros[2 * LW_LANES];
+    int unit = p->g->gated ? 2 : 1;
+    p->row_scale = p->g->row_scale;
+    for (int64_t row = 0; row < p->g->m; row++)
+        for (int64_t panel = 0; panel < p->w->panels; panel += unit) finish(p, row, 1, panel, unit, zeros, 2 * LW_LANES);
+}
+
+lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
+    lw_weight plain;             /* the shape that b has once packed */
     const lw_weight *w = args->w;
-    if (args->m == 0 || w->n == 0) return LW_OK;
-    if (w->k == 0) {
-        empty_sum(args);
-        return LW_OK;
+    if (args->plain) {
+        lw_format format = args->plain->type == LW_I8 ? LW_P8 : LW_P32;
+        int64_t lines = lw_ceil_div(args->k, lw_formats[format].k_per_line);
+        plain = (lw_weight){.format = format, .n = args->plain->rows, .k = args->k, .panel_bytes = (size_t)lines * LW_LINE,
+                            .panels = lw_ceil_div(args->plain->rows, LW_LANES)};
+        w = &plain;
     }
-    plan p = {.g = args, .kernels = ctx->kernels, .element = 4};
+    if (args->m == 0 || w->n == 0) return LW_OK;
+    plan p = {.g = args, .w = w, .kernels = ctx->kernels};
+    p.a = (lw_stage){.kernels = ctx->kernels, .kind = LW_STAGE_F32, .type = args->a_type, .lda = args->lda, .k = w->k};
+    p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.tile = w->format == LW_P32 ? p.kernels->tile_f32 : p.kernels->tile_bf16;
     if (w->format == LW_P16 && p.kernels->tile_dot && !args->exact) {
         p.tile = p.kernels->tile_dot;
-        p.element = 2;
+        p.a.kind = LW_STAGE_BF16;
+    } else if (w->format == LW_P8) {
+        p.tile = p.kernels->tile_int8;
+        p.a.kind = LW_STAGE_INT8;
+        int scaled = args->column_scale && (args->row_scale || args->a_type == LW_F32);
+        p.late = args->c_type != LW_I32 && (p.late || !scaled || args->residual);
     }
-    int64_t most = lw_max(STAGE_BYTES / (w->k * p.element), 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
+    if (w->k == 0) {
+        empty_sum(&p);
+        return LW_OK;
+    }
+    int64_t per_unit = p.a.kind == LW_STAGE_F32 ? 1 : p.a.kind == LW_STAGE_BF16 ? 2 : 4;
+    int64_t most = lw_max(STAGE_BYTES / (w->k * 4 / per_unit + 1), 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
     for (int64_t pass = 0; pass < passes; pass++) {
         p.row0 = split(args->m, passes, pass);
-        p.rows = split(args->m, passes, pass + 1) - p.row0;
-        p.groups = lw_ceil_div(p.rows, p.kernels->rows);
-        p.low = p.rows / p.groups;
-        p.higher = p.rows % p.groups;
-        p.step = p.kernels->panels[p.low];   /* at least as many as the higher groups take */
-        plan_k(&p, ctx, p.rows);
-        plan_tasks(&p, ctx);
-        LW_TRY(plan_memory(&p, ctx));
-        if (p.staged) LW_TRY(stage(&p, ctx));
-        LW_TRY(lw_pool_run(ctx->pool, p.blocks * p.ranges, run_task, &p));
+        p.a.rows = split(args->m, passes, pass + 1) - p.row0;
+        p.a.a = (const char *)args->a + p.row0 * args->lda * (int64_t)lw_type_size(args->a_type);
+        LW_TRY(run_pass(&p, ctx));
     }
     return LW_OK;
 }
 
-lw_status lw_gemm(lw_ctx *ctx, const lw_gemm_args *args)
-{
-    if (!ctx || !args || !args->w || args->m < 0) return LW_E_ARGUMENT;
-    const lw_weight *w = args->w;
-    if (args->lda < w->k || args->ldc < w->n || (args->residual && args->ldr < w->n)) return LW_E_ARGUMENT;
-    if (args->m && w->n && (!args->c || (w->k && !args->a))) return LW_E_ARGUMENT;
-    if (args->residual && args->residual == args->c && args->ldr != args->ldc) return LW_E_ARGUMENT;
+/* The combinations that there are: see lanewise.h. */
+static int types_fit(const lw_gemm_args *g, int integers, int64_t n) {
+    int whole = g->c_type == LW_I32;
+    if (g->a_type != LW_F32 && !(integers && (g->a_type == LW_I8 || g->a_type == LW_U8))) return 0;
+    if (g->c_type != LW_F32 && g->c_type != LW_BF16 && !whole) return 0;
+    if (whole && (!integers || g->a_type == LW_F32 || g->bias || g->residual || g->act || g->gated || g->row_scale ||
+                  g->column_scale))
+        return 0;
+    if (!integers && (g->row_scale || g->column_scale)) return 0;
+    return !(g->a_type == LW_F32 && g->row_scale) && (unsigned)g->act <= LW_ACT_EXP && g->gated >= 0 &&
+           (!g->gated || n == 2 * lw_round_up(g->gated, LW_LANES));
+}
+
+lw_status lw_gemm(lw_ctx *ctx, const lw_gemm_args *args) {
+    if (!ctx || !args || !args->w == !args->plain || args->m < 0) return LW_E_ARGUMENT;
+    const lw_source *b = args->plain;
+    int64_t n = b ? b->rows : args->w->n, k = b ? args->k : args->w->k, columns = args->gated ? args->gated : n;
+    if (b && ((unsigned)b->type > LW_I8 || n < 0 || k < 0 || n > INT32_MAX - 64 || k > INT32_MAX - 64)) return LW_E_ARGUMENT;
+    if (!types_fit(args, b ? b->type == LW_I8 : args->w->format == LW_P8, n)) return LW_E_ARGUMENT;
+    if (args->lda < k || args->ldc < columns || (args->residual && args->ldr < columns)) return LW_E_ARGUMENT;
+    if (args->m && n && (!args->c || (k && (!args->a || (b && !b->data))))) return LW_E_ARGUMENT;
+    if (args->residual && args->residual == args->c && (args->ldr != args->ldc || args->c_type != LW_F32))
+        return LW_E_ARGUMENT;
     lw_fp fp = lw_fp_enter();
     lw_status status = lw_gemm_run(ctx, args);
     lw_fp_leave(fp);

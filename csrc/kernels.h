@@ -1,7 +1,7 @@
 /* kernels.h - the kernel table: one slot per kernel, its contract above it.
  *
  * Kernels are pure: no allocation, no threads, no globals. A line is 16 outputs x 4 bytes of k (64 bytes, aligned to
- * 64): P32 holds line[k][16] float32, P16 holds line[k/2][16][2] bfloat16 (k even first). A panel is 16 outputs over
+ * 64): P32 holds line[k][16] float32, P16 holds line[k/2][16][2] bfloat16 (k even first), P8 line[k/4][16][4] int8 + 128. A panel is 16 outputs over
  * all k. Every output element is one chain of fused multiply-adds in ascending k, in every slot of every table: that is
  * what makes results independent of rows, panels, threads and instruction set (docs/numerics.md).
  */
@@ -13,13 +13,14 @@
 /* One tile of a product: c[rows][columns] = a[rows][k] . panels^T.
  * a: row-major activations (float, or bfloat16 for tile_dot), lda elements from row to row (tile_dot: lda even, rows
  *   4-byte aligned, and readable up to k rounded up to even; the odd one is multiplied by a masked zero).
- *   tile_f32 only: lda 0 = interleaved, value k of row r at a[k * rows + r].
+ *   lda 0 = interleaved: value k of row r at a[k * rows + r]; for tile_dot pairs, k even.
  * b: the first line, 64-byte aligned; ldb bytes from a panel to the next.
  * skip (P16 only): 1 = the first line's even half is not part of the product: k counts from its odd half, a[0] belongs to it.
  *   An odd end is likewise cut: the unused half of a line is never multiplied (it may hold NaN).
  * accumulate: chains continue from c instead of from zero. After the last k: + bias[column], then + residual[row][column]
  *   (in this order, each rounded once); residual may equal c only when accumulate is 0 - or pass residual on the last block.
  * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere).
+ * next, pace: interleaved only: one line is fetched into L2 for every line used, from `next` on, `pace` bytes apart (a hint).
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
 typedef struct lw_tile {
     const void *a;
@@ -31,11 +32,32 @@ typedef struct lw_tile {
     const float *bias;
     const float *residual;
     ptrdiff_t ldr;
+    const void *next;
+    ptrdiff_t pace;
+    const int32_t *start, *offsets;
+    const float *row_scale, *column_scale;
     int rows, panels, columns, k;
     int accumulate, skip, ahead;
 } lw_tile;
 
-enum { LW_MAX_ROWS = 16 };
+/* What happens to the sums of a product behind the last k, in this order: times column_scale, times row_scale, + bias; act;
+ * times the gate's partner; + residual; rounded to `type`. Vectors may be NULL; sums are whole lines.
+ * gated: sums alternate 16 gate, 16 up (bias and column_scale too): act(gate) * up, half as many columns.
+ * type LW_I32: the integers as they are. */
+typedef struct lw_finish {
+    const float *sums;           /* or int32 */
+    ptrdiff_t ld;
+    int integers, rows, columns; /* columns of c */
+    const float *row_scale, *column_scale, *bias, *residual;
+    ptrdiff_t ldr;
+    lw_act act;
+    int gated;
+    void *c;
+    ptrdiff_t ldc;
+    lw_type type;
+} lw_finish;
+
+enum { LW_MAX_ROWS = 16, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
 
 typedef struct lw_kernels {
     const char *name;
@@ -45,6 +67,17 @@ typedef struct lw_kernels {
     void (*tile_f32)(const lw_tile *t);     /* a float, b P32 */
     void (*tile_bf16)(const lw_tile *t);    /* a float, b P16 widened exactly: the same bits as tile_f32 on widened weights */
     void (*tile_dot)(const lw_tile *t);     /* a bfloat16, b P16, the CPU's bf16 dot product; NULL if there is none */
+
+    void (*to_dot)(size_t n, const float *x, uint16_t *y);   /* x for tile_dot: as to_bf16, but subnormals may become zeros */
+    /* a int8 as to_quads makes it, interleaved (units of 4 bytes), b P8; k a multiple of 4. c: int32 sums that begin at
+     * start[row] + offsets[column] (NULL: zeros); or, with column_scale, float32 as lw_finish makes them of column_scale, row_scale and bias. Not read: lda,
+     * residual, accumulate, skip. */
+    void (*tile_int8)(const lw_tile *t);
+    int quad;                               /* bytes of four values of an activation: 4, or 8 where there is no VNNI */
+    /* n bytes (int8; uint8 - 128 if flip) as the tile reads them; the last quad is filled with zeros. Returns their sum.
+     * quad 4: the bytes; 8: values 0 and 2, then 1 and 3, as int16. */
+    int32_t (*to_quads)(size_t n, const void *a, int flip, uint32_t *out);
+    void (*finish)(const lw_finish *f);
 
     /* y[i] = bfloat16(x[i]), nearest even, NaN stays a (quiet) NaN. */
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);

@@ -20,8 +20,8 @@ typedef enum lw_status {
 } lw_status;
 const char *lw_status_text(lw_status status);
 
-typedef enum lw_type { LW_F32 = 0, LW_F16 = 1, LW_BF16 = 2 } lw_type;  /* element types of plain arrays */
-typedef enum lw_format { LW_P32 = 0, LW_P16 = 1 } lw_format;           /* packed formats, see format.h */
+typedef enum lw_type { LW_F32 = 0, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32 } lw_type;  /* element types of plain arrays */
+typedef enum lw_format { LW_P32 = 0, LW_P16, LW_P8 } lw_format;                    /* packed formats, see format.h */
 size_t lw_type_size(lw_type type);
 
 /* ---- the machine ---------------------------------------------------------------------------------------------- */
@@ -37,7 +37,7 @@ typedef struct lw_machine {
 void lw_machine_query(lw_machine *out);
 
 int lw_isa_count(void);                      /* tables in this build, best first */
-const char *lw_isa_name(int index);          /* "avx512_bf16", "avx512", "avx2", "scalar" */
+const char *lw_isa_name(int index);          /* "avx512_bf16", "avx512_vnni", ..., "scalar" */
 const char *lw_isa_missing(int index);       /* NULL if usable here, else the missing feature in words */
 
 /* ---- context -------------------------------------------------------------------------------------------------- */
@@ -66,7 +66,7 @@ size_t lw_weight_bytes(const lw_weight *w);
 /* Packs `rows` source rows (k elements each, row_stride and col_stride in bytes). Source row i becomes output
  * row0 + i when step = 1. With step > 1 whole panels of 16 alternate: source row i becomes output
  * row0 + (i / 16) * 16 * step + i % 16 (gate and up interleaved: step 2, row0 0 and 16; rows must be padded to 16 by
- * zero rows of the weight itself). Conversion: to P32 exact; to P16 round to nearest even. */
+ * zero rows of the weight itself). Conversion: to P32 exact; to P16 round to nearest even; to P8 from int8 only, exact. */
 typedef struct lw_source {
     const void *data;
     lw_type type;
@@ -78,12 +78,20 @@ lw_status lw_weight_unpack(const lw_weight *w, int64_t row0, int64_t rows, float
 /* ---- kernels on plain float32 arrays (strides in elements, innermost contiguous) --------------------------------- */
 typedef enum lw_act { LW_ACT_NONE = 0, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH,
                       LW_ACT_EXP } lw_act;
-typedef struct lw_gemm_args {        /* c[m][n] = a[m][k] . w[n][k]^T (+ bias[n]) (+ residual[m][n]) */
-    const float *a; int64_t lda;
+/* c[m][n] = act(a[m][k] . w[n][k]^T (* column_scale[n] * row_scale[m]) (+ bias[n])) (+ residual[m][n])
+ * P32, P16: a float32. P8: a int8 or uint8, and c may be the int32 sums themselves (then nothing else is given); or a
+ * float32, rounded here to int8 with one scale per row (largest magnitude / 127; no row_scale then). */
+typedef struct lw_gemm_args {
+    const void *a; lw_type a_type; int64_t lda;
     const lw_weight *w;
-    float *c; int64_t ldc;
+    const lw_source *plain;          /* instead of w: b as it lies, packed in passing (float types as P32, int8 as P8) */
+    int64_t k;                       /* of plain */
+    void *c; lw_type c_type; int64_t ldc;      /* float32, bfloat16 or int32 */
+    const float *row_scale, *column_scale;     /* P8 only; NULL: ones */
     const float *bias;               /* NULL: none */
-    const float *residual; int64_t ldr;   /* NULL: none; may equal c */
+    const float *residual; int64_t ldr;   /* NULL: none; may equal a float32 c */
+    lw_act act;
+    int64_t gated;                   /* > 0: w (its bias, scales) alternates 16 gate, 16 up rows: c[m][gated] = act(gate) * up */
     int64_t m;
     int exact;                       /* P16: 1 = widen to float32 even where a bf16 dot exists */
 } lw_gemm_args;
@@ -156,7 +164,8 @@ typedef enum lw_op_kind {
     LW_OP_EMBED = 0,   /* out = rows of weight `w` at the batch's tokens, times scale */
     LW_OP_ANGLES,      /* out = cos | sin of position * vec[i] times scale; `pairs` frequencies */
     LW_OP_NORM,        /* out = norm(in) over `groups` runs of `width` columns from `column`; vec, bias, eps, layer norm if `variant` */
-    LW_OP_LINEAR,      /* out = in . w^T (+ bias) (+ residual slot `in2` if >= 0); out = LW_LOGITS: the batch's logits */
+    LW_OP_LINEAR,      /* out = act(in . w^T (+ bias)) (+ residual slot `in2` if >= 0), act = variant; `width` > 0: so many
+                          outputs of gate and up, see lw_gemm_args; out = LW_LOGITS: the batch's logits */
     LW_OP_ROPE,        /* in place on `out`: `groups` heads of `width` from `column`; angles in slot `in2`; interleaved if `variant` */
     LW_OP_APPEND,      /* slot `in`: keys at `column`, values at `column2`; cache layer `layer` */
     LW_OP_ATTEND,      /* slot `in`: queries at `column`; out = attention; layer, attention */

@@ -17,9 +17,12 @@ const char *lw_status_text(lw_status status)
 size_t lw_type_size(lw_type type)
 {
     switch (type) {
-    case LW_F32: return 4;
+    case LW_F32:
+    case LW_I32: return 4;
     case LW_F16:
     case LW_BF16: return 2;
+    case LW_I8:
+    case LW_U8: return 1;
     }
     return 0;
 }

@@ -97,8 +97,9 @@ LAYERS = {
     0: "lanewise common",
     1: "kernels cpu format status",
     2: "weight pool arena context",
-    3: "gemm attention cache rowwise angles measure",
-    4: "ops program",
+    3: "stage",
+    4: "gemm attention cache rowwise angles measure",
+    5: "ops program",
 }
 RANK = {stem: rank for rank, stems in LAYERS.items() for stem in stems.split()}
 INTRINSICS = re.compile(r"\w*intrin\.h|arm_\w+\.h|simde/.*")

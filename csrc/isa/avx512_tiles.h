@@ -1,8 +1,9 @@
-/* avx512_tiles.h - the tiles of the tables with 32 registers: 24 accumulators or a few less, and 8 chains at least. */
+/* avx512_tiles.h - the tiles of the tables with 32 registers: 24 accumulators or a few less. One row takes four panels:
+ * four streams of weights is what the hardware follows best (eight: 5 to 30 % less), and four chains keep up with memory. */
 #define TILE_ROWS 12
-#define TILE_PANELS {0, 8, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2}
+#define TILE_PANELS {0, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2}
 #define TILES(X)                                                                                              \
-    X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6) X(1, 7) X(1, 8)                                           \
+    X(1, 1) X(1, 2) X(1, 3) X(1, 4)                                                                       \
     X(2, 1) X(2, 2) X(2, 3) X(2, 4) X(3, 1) X(3, 2) X(3, 3) X(3, 4) X(4, 1) X(4, 2) X(4, 3) X(4, 4)           \
     X(5, 1) X(5, 2) X(5, 3) X(5, 4) X(6, 1) X(6, 2) X(6, 3) X(6, 4) X(7, 1) X(7, 2) X(7, 3)                   \
     X(8, 1) X(8, 2) X(8, 3) X(9, 1) X(9, 2) X(10, 1) X(10, 2) X(11, 1) X(11, 2) X(12, 1) X(12, 2)

@@ -9,13 +9,17 @@ typedef void tile_fn(const lw_tile *t);
 /* The scalar table with some slots replaced; C cannot copy a constant struct into another, so the slots are listed. */
 #define TABLE(symbol, isa, ...)                                                                                   \
     const lw_kernels symbol = {                                                                                   \
-        isa, 4, {0, 1, 1, 1, 1}, tile_f32_##symbol, tile_bf16_##symbol, NULL, __VA_ARGS__,                        \
+        isa, 4, {0, 1, 1, 1, 1}, tile_f32_##symbol, tile_bf16_##symbol, NULL, NULL, tile_int8_##symbol, 8, to_quads,    \
+        __VA_ARGS__,                                                                                              \
     }
 #define TILES(symbol, change)                                                                \
     static void tile_f32_##symbol(const lw_tile *t) { change(t, GOOD.tile_f32); }            \
-    static void tile_bf16_##symbol(const lw_tile *t) { change(t, GOOD.tile_bf16); }
+    static void tile_bf16_##symbol(const lw_tile *t) { change(t, GOOD.tile_bf16); }          \
+    static void tile_int8_##symbol(const lw_tile *t) { change(t, GOOD.tile_int8); }
 
 /* Pass-through slots (function pointers of another object are no constant expressions). */
+static int32_t to_quads(size_t n, const void *a, int flip, uint32_t *out) { return GOOD.to_quads(n, a, flip, out); }
+static void finish(const lw_finish *f) { GOOD.finish(f); }
 static void to_bf16(size_t n, const float *x, uint16_t *y) { GOOD.to_bf16(n, x, y); }
 static void rms_norm(size_t n, const float *x, const float *w, float eps, float *y) { GOOD.rms_norm(n, x, w, eps, y); }
 static void layer_norm(size_t n, const float *x, const float *w, const float *b, float eps, float *y) {
@@ -45,7 +49,7 @@ static uint64_t read_all(const void *data, size_t bytes) { return GOOD.read(data
 /* broken_k: the last value of k is left out. */
 static void drop_k(const lw_tile *t, tile_fn *run) {
     lw_tile u = *t;
-    if (u.k > 0) u.k--;
+    if (u.k > 0) u.k -= run == GOOD.tile_int8 ? 4 : 1;
     run(&u);
 }
 /* broken_lanes: columns 0 and 1 change places. */
@@ -93,12 +97,23 @@ static void whole_pairs(const lw_tile *t, tile_fn *run) {
     run(&u);
 }
 static void same(const lw_tile *t, tile_fn *run) { run(t); }
+/* broken_zero: bytes are taken as they are stored, without their zero point. */
+static void no_zero(const lw_tile *t, tile_fn *run) {
+    static const int32_t zeros[LW_MAX_ROWS];
+    lw_tile u = *t;
+    u.start = zeros;
+    run(&u);
+}
+static void tail_finish_sums(const lw_finish *f) {
+    lw_finish g = *f;
+    if (--g.columns > 0) GOOD.finish(&g);
+}
 /* broken_mask: one key too many at the start, where there is one. */
 static void mask_softmax(int n, int lo, int hi, float scale, float softcap, float *s, float *max, float *sum) {
     GOOD.segment_softmax(n, lo > 0 ? lo - 1 : lo, hi, scale, softcap, s, max, sum);
 }
 
-#define ROWS to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, glu, add, rope
+#define ROWS finish, to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, glu, add, rope
 #define SEGMENTS segment_softmax, segment_merge, segment_finish
 #define PEAKS peak_f32, NULL, peak_int8, read_all
 TILES(lw_broken_k, drop_k)
@@ -106,9 +121,11 @@ TILES(lw_broken_lanes, swap_lanes)
 TILES(lw_broken_tail, drop_column)
 TILES(lw_broken_pair, whole_pairs)
 TILES(lw_broken_mask, same)
+TILES(lw_broken_zero, no_zero)
 TABLE(lw_broken_k, "broken_k", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_lanes, "broken_lanes", ROWS, SEGMENTS, PEAKS);
-TABLE(lw_broken_tail, "broken_tail", tail_to_bf16, tail_rms_norm, tail_layer_norm, tail_softmax, tail_activation,
+TABLE(lw_broken_tail, "broken_tail", tail_finish_sums, tail_to_bf16, tail_rms_norm, tail_layer_norm, tail_softmax, tail_activation,
       tail_mul_activation, tail_glu, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
 TABLE(lw_broken_pair, "broken_pair", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_mask, "broken_mask", ROWS, mask_softmax, segment_merge, segment_finish, PEAKS);
+TABLE(lw_broken_zero, "broken_zero", ROWS, SEGMENTS, PEAKS);

@@ -5,16 +5,13 @@
 
 extern const lw_kernels lw_kernels_scalar;
 #if defined(__x86_64__)
-extern const lw_kernels lw_kernels_avx2;
-#ifndef LW_NO_AVX512
-extern const lw_kernels lw_kernels_avx512;
-#ifndef LW_NO_AVX512_BF16
-extern const lw_kernels lw_kernels_avx512_bf16;
+extern const lw_kernels lw_kernels_avx2, lw_kernels_avx_vnni;
+extern const lw_kernels lw_kernels_avx512, lw_kernels_avx512_vnni, lw_kernels_avx512_bf16;
 #endif
-#endif
-#endif
-extern const lw_kernels lw_emulated_avx512, lw_emulated_avx512_bf16;   /* defined where LW_EMULATE built them */
+/* Defined where LW_EMULATE built them. */
+extern const lw_kernels lw_emulated_avx_vnni, lw_emulated_avx512, lw_emulated_avx512_vnni, lw_emulated_avx512_bf16;
 #ifdef LW_TEST_TABLES     /* deliberately wrong, see broken.c */
-extern const lw_kernels lw_broken_k, lw_broken_lanes, lw_broken_tail, lw_broken_pair, lw_broken_mask;
+extern const lw_kernels lw_broken_k, lw_broken_lanes, lw_broken_tail, lw_broken_pair, lw_broken_mask,
+    lw_broken_zero;
 #endif
 #endif

@@ -3,7 +3,8 @@
  * All accumulators of a tile stay in registers: rows and panels are constants of an inlined body and every loop over them
  * is unrolled. Operands are addressed as in hand-written code: one pointer for three rows (or panels) and the stride as
  * an index, so that the general registers last as well; V_OPAQUE keeps the compiler from inventing others.
- * Large products bring float activations interleaved (kind `lace`): one stream instead of one per row.
+ * Products of many rows bring their activations interleaved (kinds `..lace`): one stream instead of one per row, and the
+ * lines that come after this tile's are asked for at the pace at which its own are used.
  * A tile whose last columns are missing runs on copies (tile_edge), so that the body knows whole lines only.
  *
  * An ISA defines before this file: TILE_ROWS, TILE_PANELS (the table's rows and panels) and TILES(X) = X(1, 1) ...
@@ -11,17 +12,18 @@
 #ifndef LW_KERNELS_GEMM_FLOAT_H
 #define LW_KERNELS_GEMM_FLOAT_H
 
-enum { TILE_MAX_PANELS = 8, TILE_MAX_LINES = 28 };      /* panels, and rows * panels, of the largest tile */
+enum { TILE_MAX_PANELS = 4, TILE_MAX_LINES = 28 };      /* panels, and rows * panels, of the largest tile */
 /* What a weight line holds: P32; P16 of which one half is widened; P16 for the CPU's own dot product (gemm_dot.h). */
 typedef enum tile_half { TILE_F32, TILE_EVEN, TILE_ODD, TILE_DOT } tile_half;
 typedef void tile_fn(const lw_tile *t);
 
-/* Operands at the current k: pointers to rows 0, 3, 6, 9 and to panels 0, 3, 6. Fields, not arrays: Clang keeps arrays
+/* Operands at the current k: pointers to rows 0, 3, 6, 9 and to panels 0, 3. Fields, not arrays: Clang keeps arrays
  * of pointers that an asm touches in memory. */
 typedef struct tile_at {
     const float *a0, *a3, *a6, *a9;
-    const char *b0, *b3, *b6;
-    ptrdiff_t lda, ldb, ahead;
+    const char *b0, *b3;
+    const char *next;
+    ptrdiff_t lda, ldb, ahead, pace;
     int lace;                                           /* a constant of the body: a[k][row], only a0 is used */
 } tile_at;
 
@@ -30,10 +32,13 @@ ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
     const float *base = r < 3 ? at->a0 : r < 6 ? at->a3 : r < 9 ? at->a6 : at->a9;
     return base + (r % 3) * at->lda;
 }
-ALWAYS_INLINE vreg tile_w(const tile_at *at, int q, tile_half half) {
+ALWAYS_INLINE const char *tile_line(const tile_at *at, int q) {
     const int p = q / V_REGS;
-    const char *base = p < 3 ? at->b0 : p < 6 ? at->b3 : at->b6;
-    const char *line = base + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS);
+    const char *base = p < 3 ? at->b0 : at->b3;
+    return base + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS);
+}
+ALWAYS_INLINE vreg tile_w(const tile_at *at, int q, tile_half half) {
+    const char *line = tile_line(at, q);
     return half == TILE_EVEN ? vr_even(line) : half == TILE_ODD ? vr_odd(line) : vr_load(line);
 }
 
@@ -82,7 +87,12 @@ ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, tile_at *
  * hardware runs only a few ahead of so slow a reader. The compiler does not see that pointers advance evenly, or it would
  * keep one for each row. */
 ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
-    if (at->lace) __builtin_prefetch(at->a0 + 128, 0, 3);   /* from L2, where a row block lies */
+    if (at->lace && lines) {
+        __builtin_prefetch(at->a0 + 128, 0, 3);   /* from L2, where a row block lies */
+        __builtin_prefetch(at->next, 0, 2);
+        at->next += at->pace;
+        V_OPAQUE(at->next);
+    }
     if (lines && P <= 2 && !at->lace) {
         __builtin_prefetch(at->b0 + at->ahead, 0, 3);
         if (P == 2) __builtin_prefetch(at->b0 + at->ldb + at->ahead, 0, 3);
@@ -94,15 +104,18 @@ ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int value
     if (R > 6 && !at->lace) { at->a6 += values; V_OPAQUE(at->a6); }
     if (R > 9 && !at->lace) { at->a9 += values; V_OPAQUE(at->a9); }
     if (P > 3) { at->b3 += 64 * lines; V_OPAQUE(at->b3); }
-    if (P > 6) { at->b6 += 64 * lines; V_OPAQUE(at->b6); }
+}
+
+ALWAYS_INLINE void tile_point(const lw_tile *t, tile_at *at) {
+    at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
+    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace;
+    at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
+    at->b3 = at->b0 + 3 * t->ldb;
 }
 
 ALWAYS_INLINE void tile_begin(const lw_tile *t, const int R, const int P, tile_at *at, vreg *acc) {
     const int Q = P * V_REGS;
-    at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
-    at->a0 = t->a, at->b0 = t->b;
-    at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
-    at->b3 = at->b0 + 3 * t->ldb, at->b6 = at->b0 + 6 * t->ldb;
+    tile_point(t, at);
     if (t->accumulate) {
         V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = vr_load(t->c + i / Q * t->ldc + 16 / V_REGS * (i % Q));
     } else {
@@ -136,13 +149,10 @@ ALWAYS_INLINE void tile_float_body(const lw_tile *t, const int R, const int P, c
     tile_end(t, R, P, acc);
 }
 
-ALWAYS_INLINE void tile_f32_body(const lw_tile *t, const int R, const int P) { tile_float_body(t, R, P, 0); }
-ALWAYS_INLINE void tile_lace_body(const lw_tile *t, const int R, const int P) { tile_float_body(t, R, P, 1); }
-
 /* Whole pairs of k only: tile_edge takes the others apart. */
-ALWAYS_INLINE void tile_bf16_body(const lw_tile *t, const int R, const int P) {
+ALWAYS_INLINE void tile_pairs_body(const lw_tile *t, const int R, const int P, const int lace) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = 0};
+    tile_at at = {.lace = lace};
     tile_begin(t, R, P, &at, acc);
     for (int n = t->k / 2; n > 0; n--) {
         tile_step(R, P * V_REGS, TILE_EVEN, &at, acc);
@@ -153,20 +163,29 @@ ALWAYS_INLINE void tile_bf16_body(const lw_tile *t, const int R, const int P) {
     tile_end(t, R, P, acc);
 }
 
+ALWAYS_INLINE void tile_f32_body(const lw_tile *t, const int R, const int P) { tile_float_body(t, R, P, 0); }
+ALWAYS_INLINE void tile_lace_body(const lw_tile *t, const int R, const int P) { tile_float_body(t, R, P, 1); }
+ALWAYS_INLINE void tile_bf16_body(const lw_tile *t, const int R, const int P) { tile_pairs_body(t, R, P, 0); }
+ALWAYS_INLINE void tile_bf16lace_body(const lw_tile *t, const int R, const int P) { tile_pairs_body(t, R, P, 1); }
+
 #define TILE_DEFINE(kind, r, p) \
     static void kind##_##r##x##p(const lw_tile *t) { tile_##kind##_body(t, r, p); }
 #define TILE_F32_DEFINE(r, p) TILE_DEFINE(f32, r, p)
 #define TILE_LACE_DEFINE(r, p) TILE_DEFINE(lace, r, p)
 #define TILE_BF16_DEFINE(r, p) TILE_DEFINE(bf16, r, p)
+#define TILE_BF16LACE_DEFINE(r, p) TILE_DEFINE(bf16lace, r, p)
 #define TILE_F32_ENTRY(r, p) [r][p] = f32_##r##x##p,
 #define TILE_LACE_ENTRY(r, p) [r][p] = lace_##r##x##p,
 #define TILE_BF16_ENTRY(r, p) [r][p] = bf16_##r##x##p,
+#define TILE_BF16LACE_ENTRY(r, p) [r][p] = bf16lace_##r##x##p,
 TILES(TILE_F32_DEFINE)
 TILES(TILE_LACE_DEFINE)
 TILES(TILE_BF16_DEFINE)
-static tile_fn *const tiles_f32[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_F32_ENTRY)};
-static tile_fn *const tiles_lace[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_LACE_ENTRY)};
-static tile_fn *const tiles_bf16[TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {TILES(TILE_BF16_ENTRY)};
+TILES(TILE_BF16LACE_DEFINE)
+/* [interleaved][rows][panels] */
+static tile_fn *const tiles_f32[2][TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {{TILES(TILE_F32_ENTRY)}, {TILES(TILE_LACE_ENTRY)}};
+static tile_fn *const tiles_bf16[2][TILE_ROWS + 1][TILE_MAX_PANELS + 1] = {{TILES(TILE_BF16_ENTRY)},
+                                                                           {TILES(TILE_BF16LACE_ENTRY)}};
 
 /* One value of k that shares its line of P16 with a half that is not part of the product: the line is widened to P32. */
 static void tile_single(const lw_tile *t, tile_half half) {
@@ -179,13 +198,14 @@ static void tile_single(const lw_tile *t, tile_half half) {
     one.b = lines;
     one.ldb = 64;
     one.k = 1;
-    tiles_f32[t->rows][t->panels](&one);
+    tiles_f32[!t->lda][t->rows][t->panels](&one);
 }
 
 /* Takes a tile of P16 apart where k begins or ends within a pair. `size`: bytes of an activation. */
 typedef void tile_single_fn(const lw_tile *t, tile_half half);
 static void tile_pairs(const lw_tile *t, tile_fn *run, tile_single_fn *single, int size) {
     lw_tile part = *t;
+    if (!t->lda) size *= t->rows;
     if (part.skip && part.k > 0) {
         single(&part, TILE_ODD);
         part.a = (const char *)part.a + size;
@@ -231,13 +251,13 @@ static void tile_edge(const lw_tile *t, tile_fn *run, tile_single_fn *single, in
 }
 
 static void tile_f32(const lw_tile *t) {
-    tile_fn *run = (t->lda ? tiles_f32 : tiles_lace)[t->rows][t->panels];
+    tile_fn *run = tiles_f32[!t->lda][t->rows][t->panels];
     LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels);
     if (LW_LIKELY(t->columns == 16 * t->panels)) run(t);
     else tile_edge(t, run, NULL, 0);
 }
 static void tile_bf16(const lw_tile *t) {
-    tile_fn *run = tiles_bf16[t->rows][t->panels];
+    tile_fn *run = tiles_bf16[!t->lda][t->rows][t->panels];
     LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels);
     if (LW_LIKELY(t->columns == 16 * t->panels && !t->skip && t->k % 2 == 0)) run(t);
     else tile_edge(t, run, tile_single, sizeof(float));

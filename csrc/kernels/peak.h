@@ -21,25 +21,36 @@ static double peak_f32(long iterations) {
     return 2.0 * (16.0 / V_REGS) * PEAK_CHAINS * PEAK_STEPS * (double)iterations + 0.0 * out[0];
 }
 
-/* Exact for every u8 x s8: both widened to int16 (once per line and once per row of a tile, so not counted), then
- * products of pairs to int32 and an addition (vpmaddwd, vpaddd). vpmaddubsw saturates: 2 * 255 * 127 > 32767. */
+/* Exact for every u8 x s8: vpdpbusd where there is one; else both widened to int16 (once per line and once per row of a
+ * tile, so not counted), then products of pairs to int32 and an addition (vpmaddwd, vpaddd). vpmaddubsw saturates:
+ * 2 * 255 * 127 > 32767. */
+#ifdef LW_HAS_VNNI
+enum { PEAK_DOT_BYTES = 4 };
+#define PEAK_DOT ir_dot4
+#else
+enum { PEAK_DOT_BYTES = 2 };
+#define PEAK_DOT ir_dot2
+#endif
 static double peak_int8(long iterations) {
-    enum { LINES = PEAK_CHAINS / V_REGS };
-    i32x16 acc[LINES], a = vi_set1(0x00ff00ff), b = vi_set1(0xff81007f);
+    const uint32_t bytes = 0x00ff00ff, others = 0xff81007f;
     uint32_t out[16];
-    V_UNROLL for (int j = 0; j < LINES; j++) acc[j] = vi_set1((uint32_t)j);
+    ireg acc[PEAK_CHAINS], a = ir_set1(&bytes), b = ir_set1(&others);
+    V_UNROLL for (int j = 0; j < PEAK_CHAINS; j++) acc[j] = ir_zero();
     for (long i = 0; i < iterations; i++) {
         V_UNROLL for (int u = 0; u < PEAK_STEPS; u++) {
-            V_UNROLL for (int j = 0; j < LINES; j++) {
-                V_KEEP_LINE(b);                       /* or the product of constants would be formed once */
-                acc[j] = vi_dot16(acc[j], a, b);
-                V_KEEP_LINE(acc[j]);
+            V_UNROLL for (int j = 0; j < PEAK_CHAINS; j++) {
+                V_KEEP(b);                            /* or the product of constants would be formed once */
+                acc[j] = PEAK_DOT(acc[j], a, b);
+                V_KEEP(acc[j]);
             }
         }
     }
-    V_UNROLL for (int j = 1; j < LINES; j++) acc[0] = vi_add(acc[0], acc[j]);
-    vi_store(out, acc[0]);
-    return 64.0 * LINES * PEAK_STEPS * (double)iterations + 0.0 * out[0];
+    uint32_t sum = 0;
+    V_UNROLL for (int j = 0; j < PEAK_CHAINS; j++) {
+        ir_store(out, acc[j]);
+        sum += out[0];
+    }
+    return 2.0 * PEAK_DOT_BYTES * (16.0 / V_REGS) * PEAK_CHAINS * PEAK_STEPS * (double)iterations + 0.0 * sum;
 }
 
 static uint64_t read_all(const void *data, size_t bytes) {

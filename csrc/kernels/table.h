@@ -6,8 +6,15 @@
 #include <string.h>
 #include "../kernels.h"
 #include "../vec/math.h"
+#ifdef LW_HAS_VNNI
+#define INT8_QUAD 4
+#else
+#define INT8_QUAD 8
+#endif
 #include "gemm_float.h"
 #include "glu.h"
+#include "finish.h"
+#include "gemm_int8.h"
 #include "norm.h"
 #include "attention.h"
 #include "rope.h"
@@ -16,16 +23,19 @@
 #ifdef LW_HAS_DOT
 #include "gemm_dot.h"
 #define TABLE_DOT tile_dot
+#define TABLE_TO_DOT to_dot
 #define TABLE_PEAK_BF16 peak_bf16
 #else
 #define TABLE_DOT NULL
+#define TABLE_TO_DOT NULL
 #define TABLE_PEAK_BF16 NULL
 #endif
 
 #define LW_DEFINE_TABLE(symbol, isa)                                                                             \
     const lw_kernels symbol = {                                                                                  \
         .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
-        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = TABLE_DOT, .to_bf16 = to_bf16,               \
+        .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = TABLE_DOT, .to_dot = TABLE_TO_DOT, .to_bf16 = to_bf16, \
+        .tile_int8 = tile_int8, .quad = INT8_QUAD, .to_quads = to_quads, .finish = finish,                         \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
         .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \

@@ -104,12 +104,9 @@ ALWAYS_INLINE void vi_store(void *p, i32x16 a) {
     _mm256_storeu_si256((__m256i *)p + 1, a.hi);
 }
 ALWAYS_INLINE i32x16 vi_set1(uint32_t x) { return (i32x16){_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
+ALWAYS_INLINE f32x16 vi_float(i32x16 a) { return (f32x16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 ALWAYS_INLINE void vi_store16(uint16_t *p, i32x16 a) {
     _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a.lo, a.hi), 0xd8));
-}
-ALWAYS_INLINE i32x16 vi_dot16(i32x16 acc, i32x16 a, i32x16 b) {
-    return (i32x16){_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a.lo, b.lo)),
-                    _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a.hi, b.hi))};
 }
 
 ALWAYS_INLINE f64x8 vd_eight(__m256 a) {
@@ -150,6 +147,40 @@ ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
 #endif
 }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm256_add_ps(a, b); }
+ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return _mm256_mul_ps(a, b); }
+
+typedef __m256i ireg;
+ALWAYS_INLINE ireg ir_load(const void *p) { return _mm256_loadu_si256(p); }
+ALWAYS_INLINE void ir_store(void *p, ireg a) { _mm256_storeu_si256(p, a); }
+ALWAYS_INLINE ireg ir_zero(void) { return _mm256_setzero_si256(); }
+ALWAYS_INLINE vreg ir_float(ireg a) { return _mm256_cvtepi32_ps(a); }
+ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any address */
+    int x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm256_set1_epi32(x);
+}
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm256_add_epi32(a, b); }
+ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm256_xor_si256(a, b); }
+ALWAYS_INLINE ireg ir_low(ireg a) { return _mm256_srli_epi16(_mm256_slli_epi16(a, 8), 8); }   /* no mask to hold */
+ALWAYS_INLINE ireg ir_high(ireg a) { return _mm256_srli_epi16(a, 8); }
+ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm256_srai_epi16(a, 8); }
+/* As one, or GCC 12 gathers the products first and the sums are spilled. */
+ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+    ireg product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
+    return acc;
+}
+#ifdef LW_HAS_VNNI
+ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
+#ifdef LW_EMULATE      /* the bytes widened: the even ones, then the odd ones */
+    return ir_dot2(ir_dot2(acc, ir_low(u), ir_slow(s)), ir_high(u), ir_shigh(s));
+#else
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(u), "x"(s));
+    return acc;
+#endif
+}
+#endif
 ALWAYS_INLINE vreg vr_even(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p), 16));
 }
@@ -169,7 +200,7 @@ ALWAYS_INLINE vreg vr_odd(const void *p) {
 #define V_MATH ALWAYS_INLINE
 /* The compiler may not know that p is what it was: nothing loaded through it is kept in a register instead. */
 #define V_OPAQUE(p) __asm__("" : "+r"(p))
-/* Nor what is in this register, or line: chains of a measurement are neither merged nor hoisted. */
+/* Nor what is in this register: chains of a measurement are neither merged nor hoisted. */
+#define V_FORGET __asm__ volatile("" : : : "memory")   /* what was loaded is loaded again */
 #define V_KEEP(a) __asm__ volatile("" : "+x"(a))
-#define V_KEEP_LINE(a) __asm__ volatile("" : "+x"((a).lo), "+x"((a).hi))
 #endif

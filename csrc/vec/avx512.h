@@ -78,10 +78,8 @@ ALWAYS_INLINE f32x16 v_dup_hi(f32x16 a) {
 ALWAYS_INLINE i32x16 vi_load(const void *p) { return _mm512_loadu_si512(p); }
 ALWAYS_INLINE void vi_store(void *p, i32x16 a) { _mm512_storeu_si512(p, a); }
 ALWAYS_INLINE i32x16 vi_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+ALWAYS_INLINE f32x16 vi_float(i32x16 a) { return _mm512_cvtepi32_ps(a); }
 ALWAYS_INLINE void vi_store16(uint16_t *p, i32x16 a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
-ALWAYS_INLINE i32x16 vi_dot16(i32x16 acc, i32x16 a, i32x16 b) {
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
-}
 
 ALWAYS_INLINE f64x8 vd_lo(f32x16 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 ALWAYS_INLINE f64x8 vd_hi(f32x16 a) { return _mm512_cvtps_pd(v_upper(a)); }
@@ -119,6 +117,46 @@ ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
 #endif
 }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return _mm512_mul_ps(a, b); }
+
+typedef __m512i ireg;
+ALWAYS_INLINE ireg ir_load(const void *p) { return _mm512_loadu_si512(p); }
+ALWAYS_INLINE void ir_store(void *p, ireg a) { _mm512_storeu_si512(p, a); }
+ALWAYS_INLINE ireg ir_zero(void) { return _mm512_setzero_si512(); }
+ALWAYS_INLINE vreg ir_float(ireg a) { return _mm512_cvtepi32_ps(a); }
+ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any address */
+    int x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm512_add_epi32(a, b); }
+ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm512_xor_si512(a, b); }
+ALWAYS_INLINE ireg ir_low(ireg a) { return _mm512_and_si512(a, _mm512_set1_epi32(0x00ff00ff)); }
+ALWAYS_INLINE ireg ir_high(ireg a) { return _mm512_srli_epi16(a, 8); }
+#ifdef LW_HAS_VNNI
+/* GCC 12 copies the accumulators around _mm512_dpbusd_epi32 once there are more than 16 of them: half the speed. */
+ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
+#ifdef LW_EMULATE
+    return lw_dpbusd(acc, u, s);
+#else
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+    return acc;
+#endif
+}
+#else
+ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
+ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm512_srai_epi16(a, 8); }
+/* As one, or GCC 12 gathers the products first and the sums are spilled. */
+ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+#ifdef LW_EMULATE
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#else
+    ireg product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "=&v"(product) : "v"(a), "v"(b));
+    return acc;
+#endif
+}
+#endif
 ALWAYS_INLINE vreg vr_even(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }
@@ -129,13 +167,13 @@ ALWAYS_INLINE vreg vr_odd(const void *p) {
 #define V_UNROLL
 #define V_MATH static __attribute__((noinline, unused))
 #define V_OPAQUE(p) ((void)0)
+#define V_FORGET ((void)0)
 #define V_KEEP(a) ((void)0)
-#define V_KEEP_LINE(a) ((void)0)
 #else
 #define V_UNROLL UNROLL
 #define V_MATH ALWAYS_INLINE
 #define V_OPAQUE(p) __asm__("" : "+r"(p))
+#define V_FORGET __asm__ volatile("" : : : "memory")   /* what was loaded is loaded again */
 #define V_KEEP(a) __asm__ volatile("" : "+v"(a))
-#define V_KEEP_LINE(a) V_KEEP(a)
 #endif
 #endif

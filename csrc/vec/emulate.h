@@ -82,6 +82,33 @@ EMULATE simde__m512i lw_madd_epi16(simde__m512i a, simde__m512i b) {
     memcpy(&a, r, 64);
     return a;
 }
+EMULATE simde__m512 lw_cvtepi32_ps(simde__m512i a) {
+    int32_t v[16];
+    float w[16];
+    simde__m512 r;
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 16; i++) w[i] = (float)v[i];
+    memcpy(&r, w, 64);
+    return r;
+}
+EMULATE simde__m512i lw_srli_epi16(simde__m512i a, unsigned n) {
+    uint16_t v[32];
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 32; i++) v[i] = (uint16_t)(v[i] >> n);
+    memcpy(&a, v, 64);
+    return a;
+}
+EMULATE simde__m512i lw_dpbusd(simde__m512i acc, simde__m512i u, simde__m512i s) {
+    uint8_t v[64];
+    int8_t w[64];
+    uint32_t r[16];
+    memcpy(v, &u, 64);
+    memcpy(w, &s, 64);
+    memcpy(r, &acc, 64);
+    for (int i = 0; i < 64; i++) r[i / 4] += (uint32_t)(v[i] * w[i]);
+    memcpy(&acc, r, 64);
+    return acc;
+}
 /* acc + pairs of bfloat16 products: exact on small integers, otherwise not the CPU's rounding */
 EMULATE simde__m512 lw_dpbf16(simde__m512 acc, simde__m512i a, simde__m512i b) {
     uint32_t v[16], w[16];
@@ -98,6 +125,19 @@ EMULATE simde__m512 lw_dpbf16(simde__m512 acc, simde__m512i a, simde__m512i b) {
     memcpy(&acc, c, 64);
     return acc;
 }
+EMULATE simde__m512i lw_cvtne2ps_pbh(simde__m512 high, simde__m512 low) {
+    uint32_t v[32];
+    uint16_t w[32];
+    simde__m512i r;
+    memcpy(v, &low, 64);
+    memcpy(v + 16, &high, 64);
+    for (int i = 0; i < 32; i++) {
+        uint32_t size = v[i] & 0x7fffffff, rounded = v[i] + 0x7fff + (v[i] >> 16 & 1);
+        w[i] = (uint16_t)(size > 0x7f800000 ? v[i] >> 16 | 0x40 : size < 0x00800000 ? v[i] >> 16 & 0x8000 : rounded >> 16);
+    }
+    memcpy(&r, w, 64);
+    return r;
+}
 #undef _mm512_slli_epi32
 #undef _mm512_srli_epi32
 #undef _mm512_srai_epi32
@@ -110,6 +150,9 @@ EMULATE simde__m512 lw_dpbf16(simde__m512 acc, simde__m512i a, simde__m512i b) {
 #define _mm512_cvtepi32_epi16 lw_cvtepi32_epi16
 #define _mm512_cvtps_pd lw_cvtps_pd
 #define _mm512_cvtpd_ps lw_cvtpd_ps
+#define _mm512_cvtepi32_ps lw_cvtepi32_ps
+#undef _mm512_srli_epi16
+#define _mm512_srli_epi16 lw_srli_epi16
 #undef _mm512_madd_epi16
 #define _mm512_madd_epi16 lw_madd_epi16
 #endif

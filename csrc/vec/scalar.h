@@ -134,15 +134,9 @@ ALWAYS_INLINE f32x16 v_dup_hi(f32x16 a) {                      /* 8 8 9 9 ... 15
 ALWAYS_INLINE i32x16 vi_load(const void *p) { i32x16 r; memcpy(&r, p, sizeof r); return r; }
 ALWAYS_INLINE void vi_store(void *p, i32x16 a) { memcpy(p, &a, sizeof a); }
 ALWAYS_INLINE i32x16 vi_set1(uint32_t x) { i32x16 r; V_LANES r.i[i] = x; return r; }
+ALWAYS_INLINE f32x16 vi_float(i32x16 a) { f32x16 r; V_LANES r.f[i] = (float)(int32_t)a.i[i]; return r; }
 ALWAYS_INLINE void vi_store16(uint16_t *p, i32x16 a) {         /* lanes below 65536 as 16 bits */
     V_LANES p[i] = (uint16_t)a.i[i];
-}
-ALWAYS_INLINE i32x16 vi_dot16(i32x16 acc, i32x16 a, i32x16 b) { /* acc + pairs of int16 products; |a| < 2^15 */
-    V_LANES {
-        int32_t lo = (int16_t)a.i[i] * (int16_t)b.i[i], hi = (int16_t)(a.i[i] >> 16) * (int16_t)(b.i[i] >> 16);
-        acc.i[i] += (uint32_t)lo + (uint32_t)hi;
-    }
-    return acc;
 }
 
 ALWAYS_INLINE f64x8 vd_lo(f32x16 a) { f64x8 r; V_HALF r.d[i] = a.f[i]; return r; }
@@ -173,11 +167,39 @@ ALWAYS_INLINE vreg vr_set1(const float *p) { return v_set1(*p); }
 ALWAYS_INLINE vreg vr_fma(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
 ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return v_add(a, b); }
+ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return v_mul(a, b); }
+
+/* The same register as 32-bit integers. ir_low, ir_high: bytes 0 and 2, or 1 and 3, of each lane as 16 bits (ir_slow,
+ * ir_shigh: with their sign).
+ * Tables with LW_HAS_VNNI have ir_dot4: acc + four products of unsigned bytes u and signed bytes s, wrapping; the others
+ * ir_dot2: acc + two products of signed 16-bit values. */
+typedef i32x16 ireg;
+ALWAYS_INLINE ireg ir_load(const void *p) { return vi_load(p); }
+ALWAYS_INLINE void ir_store(void *p, ireg a) { vi_store(p, a); }
+ALWAYS_INLINE ireg ir_zero(void) { return vi_set1(0); }
+ALWAYS_INLINE vreg ir_float(ireg a) { return vi_float(a); }
+ALWAYS_INLINE ireg ir_set1(const void *p) { uint32_t x; memcpy(&x, p, sizeof x); return vi_set1(x); }
+ALWAYS_INLINE ireg ir_low(ireg a) { return vi_and(a, vi_set1(0x00ff00ff)); }
+ALWAYS_INLINE ireg ir_high(ireg a) { return vi_and(vi_srl(a, 8), vi_set1(0x00ff00ff)); }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return vi_add(a, b); }
+ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return vi_xor(a, b); }
+ALWAYS_INLINE ireg ir_slow(ireg a) {
+    V_LANES a.i[i] = (uint16_t)(int8_t)a.i[i] | (uint32_t)(uint16_t)(int8_t)(a.i[i] >> 16) << 16;
+    return a;
+}
+ALWAYS_INLINE ireg ir_shigh(ireg a) { return ir_slow(vi_srl(a, 8)); }
+ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+    V_LANES {
+        int32_t lo = (int16_t)a.i[i] * (int16_t)b.i[i], hi = (int16_t)(a.i[i] >> 16) * (int16_t)(b.i[i] >> 16);
+        acc.i[i] += (uint32_t)lo + (uint32_t)hi;
+    }
+    return acc;
+}
 /* bfloat16 pairs, widened: the even (low) or odd (high) member of each */
 ALWAYS_INLINE vreg vr_even(const void *p) { return v_float(vi_sll(vi_load(p), 16)); }
 ALWAYS_INLINE vreg vr_odd(const void *p) { return v_float(vi_and(vi_load(p), vi_set1(0xffff0000u))); }
 #define V_UNROLL                          /* registers are not the limit here; the compiler's time is */
 #define V_OPAQUE(p) ((void)0)
-#define V_KEEP(a) ((void)0)
-#define V_KEEP_LINE(a) ((void)0)
+#define V_FORGET ((void)0)
+#define V_KEEP(a) __asm__ volatile("" : "+m"(a))   /* chains of a measurement are not folded */
 #endif

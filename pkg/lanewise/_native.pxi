@@ -3,9 +3,9 @@ cdef extern from "lanewise.h" nogil:
     ctypedef enum lw_status:
         LW_OK, LW_E_MEMORY, LW_E_ARGUMENT, LW_E_ISA, LW_E_CANCELLED, LW_E_SYSTEM
     ctypedef enum lw_type:
-        LW_F32, LW_F16, LW_BF16
+        LW_F32, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32
     ctypedef enum lw_format:
-        LW_P32, LW_P16
+        LW_P32, LW_P16, LW_P8
     ctypedef enum lw_act:
         LW_ACT_NONE, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH, LW_ACT_EXP
     ctypedef enum lw_op_kind:
@@ -36,14 +36,22 @@ cdef extern from "lanewise.h" nogil:
         lw_type type
         int64_t rows, row_stride, col_stride
     ctypedef struct lw_gemm_args:
-        const float *a
+        const void *a
+        lw_type a_type
         int64_t lda
         const lw_weight *w
-        float *c
+        const lw_source *plain
+        int64_t k
+        void *c
+        lw_type c_type
         int64_t ldc
+        const float *row_scale
+        const float *column_scale
         const float *bias
         const float *residual
-        int64_t ldr, m
+        int64_t ldr
+        lw_act act
+        int64_t gated, m
         int exact
     ctypedef struct lw_rope_args:
         float *x

@@ -5,6 +5,7 @@ from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuff
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 include "_native.pxi"
 
@@ -14,8 +15,11 @@ LOGITS = LW_LOGITS
 NONE = LW_NONE
 Isa = namedtuple("Isa", ["name", "missing"])
 
-_TYPES = {"float32": LW_F32, "float16": LW_F16, "bfloat16": LW_BF16}
-_FORMATS = {"float32": LW_P32, "bfloat16": LW_P16}
+_TYPES = {"float32": LW_F32, "float16": LW_F16, "bfloat16": LW_BF16, "int8": LW_I8}
+_CODES = {"f": LW_F32, "H": LW_BF16, "b": LW_I8, "B": LW_U8, "i": LW_I32}
+_BUFFERS = {"float32": "f", "float16": "e", "bfloat16": "H", "int8": "b"}
+_FORMATS = {"float32": LW_P32, "bfloat16": LW_P16, "int8": LW_P8}
+_FORMAT_NAMES = {code: name for name, code in _FORMATS.items()}
 _ACTS = {"none": LW_ACT_NONE, "silu": LW_ACT_SILU, "gelu": LW_ACT_GELU, "gelu_tanh": LW_ACT_GELU_TANH,
          "relu2": LW_ACT_RELU2, "tanh": LW_ACT_TANH, "exp": LW_ACT_EXP}
 _OPS = {"embed": LW_OP_EMBED, "angles": LW_OP_ANGLES, "norm": LW_OP_NORM, "linear": LW_OP_LINEAR, "rope": LW_OP_ROPE,
@@ -66,9 +70,8 @@ cdef class _View:
     def __cinit__(self, obj, str formats, int ndim, bint writable=False, bint strided=False):
         PyObject_GetBuffer(obj, &self.b, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
         self.held = True
-        cdef str found = (<bytes>self.b.format).decode().lstrip("@=<") if self.b.format else "B"
-        if found not in formats:
-            raise TypeError(f"array of format {formats!r} expected, got {found!r}")
+        if self.code() not in formats:
+            raise TypeError(f"array of format {formats!r} expected, got {self.code()!r}")
         if self.b.ndim != ndim:
             raise TypeError(f"array of {ndim} dimensions expected, got {self.b.ndim}")
         if ndim and not strided and self.b.shape[ndim - 1] > 1 and self.b.strides[ndim - 1] != self.b.itemsize:
@@ -79,6 +82,9 @@ cdef class _View:
     def __dealloc__(self):
         if self.held:
             PyBuffer_Release(&self.b)
+
+    cdef str code(self):
+        return (<bytes>self.b.format).decode().lstrip("@=<") if self.b.format else "B"
 
     cdef Py_ssize_t n(self, int axis) noexcept:
         return self.b.shape[axis]
@@ -187,10 +193,10 @@ cdef class Weight:
 
     @property
     def format(self):
-        return "float32" if lw_weight_format(self.h) == LW_P32 else "bfloat16"
+        return _FORMAT_NAMES[lw_weight_format(self.h)]
 
     def pack(self, Context ctx not None, source, str type, int64_t row0=0, int step=1):
-        cdef _View v = _View(source, {"float32": "f", "float16": "e", "bfloat16": "H"}.get(type, ""), 2, False, True)
+        cdef _View v = _View(source, _BUFFERS.get(type, ""), 2, False, True)
         cdef lw_source s
         _require(v.n(1) == self.k, f"rows of {self.k} values expected, got {v.n(1)}")
         s.data, s.type, s.rows = v.b.buf, _named(_TYPES, type, "type"), v.n(0)

@@ -21,6 +21,7 @@ from .gguf_model import FACTORS, NAMES, GgufWeights
 from .gguf_types import expand
 from .gguf_writer import Declared, GgufWriter, Value, value_of
 from .importance import read_importance
+from .quantised import QuantisedWeights
 from .quantize import quantize_rows
 from .quantize_plan import Plan
 from .safetensors import Weights
@@ -29,6 +30,7 @@ from .source import Source, open_source
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int, str], None]
+_TWICE = "the source is quantised already ({}); its errors stay, new ones are added"
 SLICE = 1 << 22  # weights read, quantised and written at a time
 
 
@@ -137,10 +139,13 @@ def _jobs(opened: Source, plan: Plan) -> Iterator[_Job]:
 
 def _reader(weights: Weights, name: str, order: np.ndarray[Any, Any] | None) -> Callable[[int, int], Floats]:
     """Rows of a tensor of safetensors, in the order of the file to be written; a vector is one row."""
-    short = weights.info(name).dtype == "BF16"
+    info = weights.info(name)
+    short, last = info.dtype == "BF16", 1 if len(info.shape) == 1 else info.shape[0]
+    held: list[Any] = []  # the tensor while its rows are read: a quantised source expands all of it
 
     def read(start: int, stop: int) -> Floats:
-        view = weights.array(name)
+        view = held[0] if held else weights.array(name)
+        held[:] = [view] if stop < last else []
         if view.ndim == 1:
             part = (view if order is None else view[order])[None]
         else:
@@ -220,9 +225,11 @@ def _metadata(
         }
         coarse = sorted({t.type.name for t in file.tensors.values()} - {"F32", "F16", "BF16"})
         if coarse:
-            notes.append(f"the source is quantised already ({', '.join(coarse)}); its errors stay, new ones are added")
+            notes.append(_TWICE.format(", ".join(coarse)))
     else:
         pairs, notes = metadata(opened.spec, opened.generation, opened.path, opened.path.resolve().name)
+        if isinstance(opened.weights, QuantisedWeights):
+            notes.append(_TWICE.format(opened.weights.scheme))
         made = opened.tokenizer() if tokenizer else None
         if made is not None:
             ends = opened.generation.eos_ids or opened.spec.eos_ids

@@ -13,8 +13,8 @@ import numpy as np
 from .. import _native
 from ..tokenizer import Tokenizer
 from .compile import compile_program
-from .pack import Packer, Progress, matrices_of, packed_bytes
-from .quantize_load import QuantizedWeights
+from .pack import Packer, Progress, format_of, matrices_of, packed_bytes
+from .quantize_load import RoundedWeights
 from .safetensors import Weights
 from .source import open_source
 from .spec import STEP_ROWS, Spec
@@ -71,7 +71,7 @@ class Model:
         _one_of("numerics", numerics, ("fast", "exact"))
         with open_source(source, revision) as opened:
             if quantize is not None:
-                opened.weights = QuantizedWeights(opened.weights, opened.spec, quantize, threads)
+                opened.weights = RoundedWeights(opened.weights, opened.spec, quantize, threads)
             spec = _with_context(opened.spec, context)
             ctx = make_context(isa, threads)
             model = cls(opened.path, spec, _given(opened.generation), ctx)
@@ -246,9 +246,8 @@ def _given(generation: Any) -> dict[str, Any]:
 def plan_formats(spec: Spec, weights: Weights, dtype: str = "auto") -> dict[str, int]:
     """Bytes per packed format that the matrices will take."""
     plan: dict[str, int] = {}
-    for shape, role, layer in matrices_of(spec):
-        stored = weights.info(spec.tensor_name(role, layer)).dtype
-        format = dtype if dtype != "auto" else "bfloat16" if stored == "BF16" else "float32"
+    for shape, roles, layer in matrices_of(spec):
+        format = format_of(spec, weights, dtype, roles, layer)
         plan[format] = plan.get(format, 0) + packed_bytes(shape, format)
     return plan
 

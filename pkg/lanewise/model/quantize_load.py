@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import LoadError
 from .gguf_model import GgufWeights
+from .quantised import QuantisedWeights
 from .quantize import dequantize_rows, quantize_rows
 from .quantize_plan import Plan
 from .safetensors import TensorInfo, Weights
@@ -23,7 +24,7 @@ from .spec import FLOATS, Spec
 _SLICE = 1 << 22
 
 
-class QuantizedWeights(Weights):
+class RoundedWeights(Weights):
     """`weights` seen through a quantiser. type: a preset of quantize_plan or a GGUF type; ValueError for another."""
 
     def __init__(self, weights: Weights, spec: Spec, type: str, threads: int | None = None) -> None:
@@ -38,8 +39,10 @@ class QuantizedWeights(Weights):
                     self._kinds[tensor.name] = kind
 
     def _is_float(self, name: str) -> bool:
-        stored = self._weights.stored(name) if isinstance(self._weights, GgufWeights) else None
-        return (stored or self._weights.info(name).dtype) in FLOATS
+        """Whether the source holds the tensor as floats, and not quantised already."""
+        if isinstance(self._weights, QuantisedWeights):
+            return self._weights.stored(name) is None
+        return not isinstance(self._weights, GgufWeights) or self._weights.stored(name) in FLOATS
 
     def kind(self, name: str) -> str | None:
         """The GGUF type of a matrix; None for a tensor that stays as it is."""

@@ -1,0 +1,41 @@
+/* finish.h - from sums to outputs: scales, bias, activation, gate times up, residual, type; while the sums are in L1. */
+#ifndef LW_KERNELS_FINISH_H
+#define LW_KERNELS_FINISH_H
+
+/* Sums of the packed columns i .. i+15 of a row, of which n exist, with scales and bias. */
+ALWAYS_INLINE f32x16 finish_sums(const lw_finish *f, int row, int i, int n) {
+    const float *sums = f->sums + row * f->ld + i;
+    f32x16 v = f->integers ? vi_float(vi_load(sums)) : v_load(sums);
+    if (f->column_scale) v = v_mul(v, v_loadn(f->column_scale + i, n));
+    if (f->row_scale) v = v_mul(v, v_set1(f->row_scale[row]));
+    if (f->bias) v = v_add(v, v_loadn(f->bias + i, n));
+    return v;
+}
+
+ALWAYS_INLINE void finish_loop(lw_act act, const lw_finish *f) {
+    for (int r = 0; r < f->rows; r++) {
+        for (int i = 0; i < f->columns; i += 16) {
+            const int n = (int)lw_min(16, f->columns - i);
+            f32x16 v = v_act(act, finish_sums(f, r, f->gated ? 2 * i : i, f->gated ? 16 : n));
+            if (f->gated) v = v_mul(v, finish_sums(f, r, 2 * i + 16, 16));
+            if (f->residual) v = v_add(v, v_loadn(f->residual + r * f->ldr + i, n));
+            if (f->type == LW_F32) {
+                v_storen((float *)f->c + r * f->ldc + i, v, n);
+            } else {
+                uint16_t bits[16];
+                vi_store16(bits, bf16_bits(v));
+                memcpy((uint16_t *)f->c + r * f->ldc + i, bits, 2 * (size_t)n);
+            }
+        }
+    }
+}
+
+static void finish(const lw_finish *f) {
+    if (f->type != LW_I32) {
+        LW_EACH_ACT(f->act, finish_loop, f)
+        return;
+    }
+    for (int r = 0; r < f->rows; r++)
+        memcpy((int32_t *)f->c + r * f->ldc, f->sums + r * f->ld, 4 * (size_t)f->columns);
+}
+#endif
