@@ -30,8 +30,12 @@ void lw_fp_leave(lw_fp fp);
 
 /* out[k] = weights of output `row`, widened (weight.c). */
 void lw_weight_row(const lw_weight *w, int64_t row, float *out);
+/* Quantised formats (weight_quant.c): one row into its lane of a panel; lw_weight_row. */
+void lw_quant_pack_row(lw_format format, int64_t k, const void *source, int lane, unsigned char *panel);
+void lw_quant_unpack_row(const lw_weight *w, int64_t row, float *out);
 /* Drivers without the public checks: the caller has entered the floating-point state. */
 lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args);
+lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args);   /* quantised weights (gemm_quant.c) */
 lw_status lw_attend_run(lw_ctx *ctx, lw_cache *cache, const lw_sequences *s, const lw_attend_args *args);
 lw_status lw_append_run(lw_ctx *ctx, lw_cache *cache, int layer, const lw_sequences *s, const float *k, int64_t ldk,
                         const float *v, int64_t ldv);

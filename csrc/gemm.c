@@ -323,6 +323,7 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args)
         empty_sum(args);
         return LW_OK;
     }
+    if (w->format >= LW_Q4_0) return lw_gemm_quant_run(ctx, args);
     plan p = {.g = args, .kernels = ctx->kernels, .element = 4};
     p.tile = w->format == LW_P32 ? p.kernels->tile_f32 : p.kernels->tile_bf16;
     if (w->format == LW_P16 && p.kernels->tile_dot && !args->exact) {

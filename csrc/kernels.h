@@ -35,6 +35,22 @@ typedef struct lw_tile {
     int accumulate, skip, ahead;
 } lw_tile;
 
+/* One tile of a product of quantised weights: c[rows][columns] = a . panels^T, activations as `quantize` made them.
+ * form: the row of lw_quants (quant.h) that b is: a format, or what expand_quant made of one. b: the first panel, ldb bytes to
+ * the next; one or two panels. k: a multiple of 32. bias, residual, ahead, columns: as in lw_tile. */
+typedef struct lw_quant_tile {
+    const void *a;
+    const void *b;
+    ptrdiff_t ldb;
+    float *c;
+    ptrdiff_t ldc;
+    const float *bias;
+    const float *residual;
+    ptrdiff_t ldr;
+    int64_t k;
+    int form, rows, panels, columns, ahead;
+} lw_quant_tile;
+
 enum { LW_MAX_ROWS = 16 };
 
 typedef struct lw_kernels {
@@ -45,6 +61,14 @@ typedef struct lw_kernels {
     void (*tile_f32)(const lw_tile *t);     /* a float, b P32 */
     void (*tile_bf16)(const lw_tile *t);    /* a float, b P16 widened exactly: the same bits as tile_f32 on widened weights */
     void (*tile_dot)(const lw_tile *t);     /* a bfloat16, b P16, the CPU's bf16 dot product; NULL if there is none */
+
+    int quant_rows, quant_direct;           /* tiles of quantised weights take 1 .. quant_rows rows; of a format not expanded,
+                                             * 1 .. quant_direct */
+    void (*tile_quant)(const lw_quant_tile *t);
+    /* A panel of a format as 8-bit codes and float32 scales: the form lw_quants[form].expanded. */
+    void (*expand_quant)(int form, int64_t k, const void *panel, void *out);
+    /* rows of k float32 (a multiple of 32) to int8 for that form, one stream (quant.h). */
+    void (*quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out);
 
     /* y[i] = bfloat16(x[i]), nearest even, NaN stays a (quiet) NaN. */
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);

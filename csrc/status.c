@@ -20,6 +20,7 @@ size_t lw_type_size(lw_type type)
     case LW_F32: return 4;
     case LW_F16:
     case LW_BF16: return 2;
+    case LW_BLOCKS: return 1;
     }
     return 0;
 }

@@ -13,6 +13,9 @@ ALWAYS_INLINE vreg vr_dot(vreg a, vreg b, vreg c) {
 }
 
 #define LW_HAS_DOT
+#ifndef LW_EMULATE
+#define LW_QUANT_FROM(what) lw_##what##_quant_avx512_vnni
+#endif
 #include "avx512_tiles.h"
 #include "../kernels/table.h"
 #include "tables.h"

@@ -1,0 +1,125 @@
+/* gemm_quant.c - the driver of products with quantised weights.
+ *
+ * The activations are quantised once per call, row group by row group, into streams that tiles read from end to end (quant.h).
+ * k is never cut: a pair of panels over all k fits L2, and passes every row group while it is there.
+ *   few row groups    tiles read the packed planes as they are: the weights leave memory once and are small in the caches
+ *   more              each pair is expanded to bytes and float32 scales first, into a buffer of the worker's own, and one kind
+ *                     of tile does the work whatever the format
+ * Nothing here can change a bit: a row's sums do not depend on its group, nor on the form of the weights. */
+#include "context.h"
+#include "quant.h"
+
+enum {
+    PAIR = 2,                    /* panels of a tile */
+    STAGE_BYTES = 32 << 20,      /* quantised activations per pass */
+    EXPAND_ROWS = 24,            /* from so many rows on expanding pays */
+    TASKS_PER_THREAD = 4,
+    AHEAD = 1536                 /* bytes from the line in use to the one to fetch, per panel */
+};
+
+typedef struct plan {
+    const lw_gemm_args *g;
+    const lw_kernels *kernels;
+    int form, run_form;          /* rows of lw_quants: of the weights; of what tiles read */
+    int64_t row0, rows;          /* of this pass */
+    int64_t groups, low, higher; /* row groups: `low` rows each, one more in the first `higher` */
+    int64_t pairs, ranges, blocks, slice;
+    size_t row_bytes;            /* of quantised activations */
+    size_t panel_bytes;          /* of an expanded panel */
+    unsigned char *staged, *buffers;
+} plan;
+
+static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
+static int64_t group_row(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
+
+static void quantize_group(void *arg, int64_t group, int worker)
+{
+    (void)worker;
+    const plan *p = arg;
+    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row;
+    p->kernels->quantize(p->form, (int)rows, p->g->w->k, p->g->a + (p->row0 + row) * p->g->lda, p->g->lda,
+                         p->staged + (size_t)row * p->row_bytes);
+}
+
+/* The tiles of one pair of panels. */
+static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1, unsigned char *buffer)
+{
+    const lw_gemm_args *g = p->g;
+    const lw_weight *w = g->w;
+    const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes, *next = lines + PAIR * w->panel_bytes;
+    int64_t column = pair * PAIR * LW_LANES;
+    lw_quant_tile t = {.b = lines, .ldb = (ptrdiff_t)w->panel_bytes, .k = w->k, .form = p->run_form, .ldc = g->ldc,
+                       .ldr = g->ldr, .panels = (int)lw_min(PAIR, w->panels - pair * PAIR),
+                       .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .bias = g->bias ? g->bias + column : NULL,
+                       .ahead = AHEAD};
+    if (buffer) {
+        for (int i = 0; i < t.panels; i++)
+            p->kernels->expand_quant(p->form, w->k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
+        t.b = buffer;
+        t.ldb = (ptrdiff_t)p->panel_bytes;
+    }
+    for (int64_t group = group0; group < group1; group++) {
+        int64_t row = group_row(p, group);
+        t.rows = (int)(group_row(p, group + 1) - row);
+        t.a = p->staged + (size_t)row * p->row_bytes;
+        t.c = g->c + (p->row0 + row) * g->ldc + column;
+        t.residual = g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+        if (buffer) {                /* the next pair on its way to L2, a slice with each group */
+            for (int64_t i = 0; i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
+            next += p->slice;
+        }
+        p->kernels->tile_quant(&t);
+        t.ahead = 0;                 /* the weights are in the caches now */
+    }
+}
+
+static void run_task(void *arg, int64_t task, int worker)
+{
+    const plan *p = arg;
+    int64_t block = task / p->ranges, range = task % p->ranges;
+    unsigned char *buffer = p->buffers ? p->buffers + (size_t)worker * PAIR * p->panel_bytes : NULL;
+    int64_t last = split(p->pairs, p->ranges, range + 1);
+    for (int64_t pair = split(p->pairs, p->ranges, range); pair < last; pair++)
+        run_pair(p, pair, split(p->groups, p->blocks, block), split(p->groups, p->blocks, block + 1), buffer);
+}
+
+static lw_status plan_pass(plan *p, lw_ctx *ctx)
+{
+    const lw_weight *w = p->g->w;
+    int64_t threads = lw_pool_threads(ctx->pool);
+    int expand = p->rows >= EXPAND_ROWS;
+    p->groups = lw_ceil_div(p->rows, expand ? p->kernels->quant_rows : p->kernels->quant_direct);
+    p->low = p->rows / p->groups;
+    p->higher = p->rows % p->groups;
+    p->pairs = lw_ceil_div(w->panels, PAIR);
+    p->run_form = expand ? lw_quants[p->form].expanded : p->form;
+    p->panel_bytes = (size_t)lw_quant_panel_bytes(&lw_quants[p->run_form], w->k);
+    /* As in gemm.c: a task should outlast what starting it costs. */
+    int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
+    p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1)), p->pairs);
+    p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, cost / 3000)), 1);
+    p->slice = lw_round_up(lw_ceil_div(PAIR * (int64_t)w->panel_bytes, lw_ceil_div(p->groups, p->blocks)), LW_LINE);
+    size_t staged = (size_t)lw_round_up(p->rows * (int64_t)p->row_bytes, LW_LINE);
+    size_t buffers = expand ? (size_t)threads * PAIR * p->panel_bytes : 0;
+    LW_TRY(lw_block_reserve(&ctx->scratch, staged + buffers));
+    p->staged = ctx->scratch.data;
+    p->buffers = expand ? p->staged + staged : NULL;
+    return LW_OK;
+}
+
+lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args)
+{
+    const lw_weight *w = args->w;
+    plan p = {.g = args, .kernels = ctx->kernels, .form = (int)(w->format - LW_Q4_0)};
+    p.row_bytes = (size_t)lw_quant_row_words(&lw_quants[p.form], w->k) * 4;
+    int64_t most = lw_max(STAGE_BYTES / (int64_t)p.row_bytes, 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
+    for (int64_t pass = 0; pass < passes; pass++) {
+        p.row0 = split(args->m, passes, pass);
+        p.rows = split(args->m, passes, pass + 1) - p.row0;
+        LW_TRY(plan_pass(&p, ctx));
+        if (p.groups == 1) quantize_group(&p, 0, 0);
+        else LW_TRY(lw_pool_run(ctx->pool, p.groups, quantize_group, &p));
+        LW_TRY(lw_pool_run(ctx->pool, p.blocks * p.ranges, run_task, &p));
+    }
+    return LW_OK;
+}
