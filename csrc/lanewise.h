@@ -162,7 +162,8 @@ typedef enum lw_op_kind {
     LW_OP_EMBED = 0,   /* out = rows of weight `w` at the batch's tokens, times scale */
     LW_OP_ANGLES,      /* out = cos | sin of position * vec[i] times scale; `pairs` frequencies */
     LW_OP_NORM,        /* out = norm(in) over `groups` runs of `width` columns from `column`; vec, bias, eps, layer norm if `variant` */
-    LW_OP_LINEAR,      /* out = in . w^T (+ bias) (+ residual slot `in2` if >= 0); out = LW_LOGITS: the batch's logits */
+    LW_OP_LINEAR,      /* out[column2..] = in . w^T (+ bias) (+ residual slot `in2` if >= 0); out = LW_LOGITS: the batch's
+                          logits */
     LW_OP_ROPE,        /* in place on `out`: `groups` heads of `width` from `column`; angles in slot `in2`; interleaved if `variant` */
     LW_OP_APPEND,      /* slot `in`: keys at `column`, values at `column2`; cache layer `layer` */
     LW_OP_ATTEND,      /* slot `in`: queries at `column`; out = attention; layer, attention */

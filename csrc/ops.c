@@ -91,7 +91,7 @@ static lw_status linear(const lw_step *step, const lw_op *op) {
     int logits = op->out == LW_LOGITS;
     lw_gemm_args args = {.a = step->slot[op->in] + op->column, .lda = p->ld[op->in], .w = op->w, .bias = op->bias,
                          .m = step->rows, .exact = op->exact};
-    args.c = logits ? step->batch->logits : step->slot[op->out];
+    args.c = logits ? step->batch->logits : step->slot[op->out] + op->column2;
     args.ldc = logits ? step->batch->ld_logits : p->ld[op->out];
     if (op->in2 >= 0) args.residual = step->slot[op->in2], args.ldr = p->ld[op->in2];
     return lw_gemm_run(p->ctx, &args);
@@ -154,7 +154,7 @@ static int fits(const lw_program *p, const lw_op *op) {
     case LW_OP_NORM: return op->width && holds(p, op->in, op->column + run) && holds(p, op->out, op->column + run);
     case LW_OP_LINEAR:
         return op->w && holds(p, op->in, op->column + op->w->k) && (op->in2 == LW_NONE || holds(p, op->in2, op->w->n)) &&
-               (op->out == LW_LOGITS || holds(p, op->out, op->w->n));
+               (op->out == LW_LOGITS || holds(p, op->out, op->column2 + op->w->n));
     case LW_OP_ROPE:
         return 2 * (int64_t)op->pairs <= op->width && holds(p, op->out, op->column + run) &&
                holds(p, op->in2, 2 * (int64_t)op->pairs);
