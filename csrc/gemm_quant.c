@@ -8,6 +8,7 @@
  * Nothing here can change a bit: a row's sums do not depend on its group, nor on the form of the weights. */
 #include "context.h"
 #include "quant.h"
+#include <string.h>
 
 enum {
     PAIR = 2,                    /* panels of a tile */
@@ -41,6 +42,15 @@ static void quantize_group(void *arg, int64_t group, int worker)
                          p->staged + (size_t)row * p->row_bytes);
 }
 
+/* The rows of c lie far apart, and tiles would wait for each of them. */
+static void fetch_rows(const float *c, int64_t ldc, int64_t rows)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        __builtin_prefetch(c + i * ldc, 1, 3);
+        __builtin_prefetch(c + i * ldc + LW_LANES, 1, 3);
+    }
+}
+
 /* The tiles of one pair of panels. */
 static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1, unsigned char *buffer)
 {
@@ -68,8 +78,43 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
             for (int64_t i = 0; i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
             next += p->slice;
         }
+        if (group + 1 < group1) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
         p->kernels->tile_quant(&t);
         t.ahead = 0;                 /* the weights are in the caches now */
+    }
+}
+
+static void copy_panel(const plan *p, const float *sums, int64_t panel)
+{
+    const lw_gemm_args *g = p->g;
+    int64_t column = panel * LW_LANES, n = lw_min(LW_LANES, g->w->n - column);
+    for (int64_t r = 0; r < p->rows; r++) {
+        float out[LW_LANES];
+        memcpy(out, sums + r * PAIR * LW_LANES, sizeof out);
+        if (g->bias)
+            for (int64_t i = 0; i < n; i++) out[i] += g->bias[column + i];
+        if (g->residual)
+            for (int64_t i = 0; i < n; i++) out[i] += g->residual[(p->row0 + r) * g->ldr + column + i];
+        memcpy(g->c + (p->row0 + r) * g->ldc + column, out, (size_t)n * sizeof *out);
+    }
+}
+
+/* One row group: every weight is used once, so memory sets the pace. The panels of a tile are not neighbours but come from the two
+ * halves of the range: each half is then one stream from its first panel to its last. */
+static void stream_range(const plan *p, int64_t panel0, int64_t panel1)
+{
+    const lw_weight *w = p->g->w;
+    ALIGN(64) float sums[LW_MAX_ROWS * PAIR * LW_LANES];
+    int64_t half = lw_ceil_div(panel1 - panel0, PAIR);
+    lw_quant_tile t = {.a = p->staged, .ldb = (ptrdiff_t)((size_t)half * w->panel_bytes), .c = sums, .ldc = PAIR * LW_LANES,
+                       .k = w->k, .form = p->form, .rows = (int)p->rows, .ahead = AHEAD};
+    for (int64_t i = 0; i < half; i++) {
+        t.panels = panel0 + half + i < panel1 ? PAIR : 1;
+        t.columns = t.panels * LW_LANES;
+        t.b = w->lines + (size_t)(panel0 + i) * w->panel_bytes;
+        p->kernels->tile_quant(&t);
+        copy_panel(p, sums, panel0 + i);
+        if (t.panels == PAIR) copy_panel(p, sums + LW_LANES, panel0 + half + i);
     }
 }
 
@@ -79,6 +124,10 @@ static void run_task(void *arg, int64_t task, int worker)
     int64_t block = task / p->ranges, range = task % p->ranges;
     unsigned char *buffer = p->buffers ? p->buffers + (size_t)worker * PAIR * p->panel_bytes : NULL;
     int64_t last = split(p->pairs, p->ranges, range + 1);
+    if (p->groups == 1 && !buffer) {
+        stream_range(p, split(p->pairs, p->ranges, range) * PAIR, lw_min(last * PAIR, p->g->w->panels));
+        return;
+    }
     for (int64_t pair = split(p->pairs, p->ranges, range); pair < last; pair++)
         run_pair(p, pair, split(p->groups, p->blocks, block), split(p->groups, p->blocks, block + 1), buffer);
 }
