@@ -13,7 +13,6 @@
 enum {
     PAIR = 2,                    /* panels of a tile */
     STAGE_BYTES = 32 << 20,      /* quantised activations per pass */
-    EXPAND_ROWS = 24,            /* from so many rows on expanding pays */
     TASKS_PER_THREAD = 4,
     AHEAD = 1536                 /* bytes from the line in use to the one to fetch, per panel */
 };
@@ -132,11 +131,20 @@ static void run_task(void *arg, int64_t task, int worker)
         run_pair(p, pair, split(p->groups, p->blocks, block), split(p->groups, p->blocks, block + 1), buffer);
 }
 
+/* From so many rows on expanding pays: it costs about as much as three groups gain where codes are put together from planes,
+ * and nibbles alone are nearly free in a tile. */
+static int64_t expand_rows(const plan *p)
+{
+    int code = lw_quants[p->form].code;
+    if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
+    return code == LW_CODE_NIBBLE ? 96 : code == LW_CODE_IQ4 || code == LW_CODE_FP4 ? 48 : 32;
+}
+
 static lw_status plan_pass(plan *p, lw_ctx *ctx)
 {
     const lw_weight *w = p->g->w;
     int64_t threads = lw_pool_threads(ctx->pool);
-    int expand = p->rows >= EXPAND_ROWS;
+    int expand = p->rows >= expand_rows(p);
     p->groups = lw_ceil_div(p->rows, expand ? p->kernels->quant_rows : p->kernels->quant_direct);
     p->low = p->rows / p->groups;
     p->higher = p->rows % p->groups;
