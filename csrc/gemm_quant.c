@@ -73,10 +73,8 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
         t.a = p->staged + (size_t)row * p->row_bytes;
         t.c = g->c + (p->row0 + row) * g->ldc + column;
         t.residual = g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-        if (buffer) {                /* the next pair on its way to L2, a slice with each group */
-            for (int64_t i = 0; i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
-            next += p->slice;
-        }
+        for (int64_t i = 0; i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
+        next += p->slice;            /* the next pair is on its way to L2, a slice with each group */
         if (group + 1 < group1) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
         p->kernels->tile_quant(&t);
         t.ahead = 0;                 /* the weights are in the caches now */
@@ -137,7 +135,8 @@ static int64_t expand_rows(const plan *p)
 {
     int code = lw_quants[p->form].code;
     if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
-    return code == LW_CODE_NIBBLE ? 96 : code == LW_CODE_IQ4 || code == LW_CODE_FP4 ? 48 : 32;
+    if (code == LW_CODE_LINE) return INT64_MAX;
+    return code == LW_CODE_NIBBLE ? 96 : code == LW_CODE_IQ4 || code == LW_CODE_FP4 ? 64 : 56;
 }
 
 static lw_status plan_pass(plan *p, lw_ctx *ctx)

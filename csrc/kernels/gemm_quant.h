@@ -21,8 +21,7 @@ enum { QL = 16 / V_REGS, QUANT_MOST = 12 };              /* outputs of a registe
 /* Where a register's part of a header or piece begins, for planes of 64 bytes (lines) and of 32 (float16). */
 ALWAYS_INLINE const unsigned char *q_line(const unsigned char *p, int half, int line) { return p + 64 * line + 64 / V_REGS * half; }
 ALWAYS_INLINE const unsigned char *q_word(const unsigned char *p, int half, int at) { return p + at + 32 / V_REGS * half; }
-/* Byte j of each lane as float, unsigned or signed. */
-ALWAYS_INLINE vreg q_byte(ireg x, int j) { return vr_int(ir_and(ir_srl(x, 8 * j), ir_const(255))); }
+/* Byte j of each lane as float, signed. */
 ALWAYS_INLINE vreg q_sbyte(ireg x, int j) { return vr_int(ir_sra(ir_sll(x, 24 - 8 * j), 24)); }
 ALWAYS_INLINE ireg q_bits(ireg x, int from, int to, uint32_t mask) {     /* the bits of mask, moved from bit `from` to `to` */
     return ir_and(from > to ? ir_srl(x, from - to) : from < to ? ir_sll(x, to - from) : x, ir_const(mask));
@@ -30,9 +29,15 @@ ALWAYS_INLINE ireg q_bits(ireg x, int from, int to, uint32_t mask) {     /* the 
 
 typedef struct q_out { float *scale, *min, *dmin; int ld; } q_out;       /* ld: floats from a block to the next */
 
-ALWAYS_INLINE void q_four(const q_out *out, int j, vreg d, ireg x, int is_signed) {
-    V_UNROLL for (int i = 0; i < 4; i++)
-        vr_store(out->scale + (j + i) * out->ld, vr_mul(d, is_signed ? q_sbyte(x, i) : q_byte(x, i)));
+/* d * (byte - zero) of the four bytes of each lane. The bytes are not shifted down: d is, by powers of two, and every product
+ * and difference is exact (11 bits of d, 7 of the byte). */
+ALWAYS_INLINE void q_four(const q_out *out, int j, vreg d, ireg x, int zero) {
+    const float part[4] = {1.0f, 0x1p-8f, 0x1p-16f, 0x1p-24f}, less = (float)-zero;
+    const vreg offset = vr_mul(d, vr_set1(&less));
+    V_UNROLL for (int i = 0; i < 4; i++) {
+        vreg value = vr_int(ir_and(x, ir_const(255u << 8 * i))), by = vr_mul(d, vr_set1(&part[i]));
+        vr_store(out->scale + (j + i) * out->ld, zero ? vr_fma(value, by, offset) : vr_mul(value, by));
+    }
 }
 /* Pairs of minima 0 and 2, 1 and 3 of a byte line, as 16 bits. */
 ALWAYS_INLINE void q_pairs(const q_out *out, int j, ireg x) {
@@ -55,9 +60,7 @@ ALWAYS_INLINE void q_scales_k3(const unsigned char *h, int half, const q_out *ou
     V_UNROLL for (int j = 0; j < 4; j++) {
         ireg s = ir_load(q_line(h, half, j / 2));
         s = ir_or(q_bits(s, j % 2 * 4, 0, 0x0f0f0f0f), q_bits(x, 2 * j, 4, 0x30303030));
-        V_UNROLL for (int i = 0; i < 4; i++)
-            vr_store(out->scale + (4 * j + i) * out->ld,
-                     vr_mul(d, vr_int(ir_add(ir_and(ir_srl(s, 8 * i), ir_const(255)), ir_const((uint32_t)-32)))));
+        q_four(out, 4 * j, d, s, 32);
     }
 }
 ALWAYS_INLINE void q_scales_k2(const unsigned char *h, int half, const q_out *out) {
@@ -79,13 +82,16 @@ ALWAYS_INLINE void q_scales_xs(const unsigned char *h, int half, const q_out *ou
         vr_store(out->scale + j * out->ld, vr_mul(d, vr_int(ir_add(s, ir_const((uint32_t)-32)))));
     }
 }
-/* 2^(e - 128), as a product of two powers, so that neither leaves the range. */
+/* 2^(e - 128), as a product of two powers, so that neither leaves the range: exponents e / 2 and e - e / 2, four at a time. */
 ALWAYS_INLINE void q_scales_e8(const unsigned char *h, int half, const q_out *out) {
-    V_UNROLL for (int j = 0; j < 8; j++) {
-        ireg e = ir_and(ir_srl(ir_load(q_line(h, half, j / 4)), 8 * (j % 4)), ir_const(255));
-        ireg low = ir_sll(ir_add(ir_srl(e, 1), ir_const(63)), 23);
-        ireg high = ir_sll(ir_add(ir_srl(ir_add(e, ir_const(1)), 1), ir_const(63)), 23);
-        vr_store(out->scale + j * out->ld, vr_mul(vr_bits(low), vr_bits(high)));
+    V_UNROLL for (int j = 0; j < 8; j += 4) {
+        const ireg e = ir_load(q_line(h, half, j / 4)), bias = ir_const(0x3f3f3f3f);
+        const ireg low = ir_and(ir_srl(e, 1), ir_const(0x7f7f7f7f));
+        const ireg a = ir_add(low, bias), b = ir_add(ir_sub(e, low), bias);
+        V_UNROLL for (int i = 0; i < 4; i++) {
+            vreg x = vr_bits(q_bits(a, 8 * i, 23, 0x7f800000)), y = vr_bits(q_bits(b, 8 * i, 23, 0x7f800000));
+            vr_store(out->scale + (j + i) * out->ld, vr_mul(x, y));
+        }
     }
 }
 /* The scales of a superblock (not of expanded forms, where they stand in lines). */
@@ -99,7 +105,8 @@ ALWAYS_INLINE void q_scales(const int F, const unsigned char *h, int half, const
     } else if (scales == LW_SCALES_K6) q_scales_k6(h, half, out);
     else if (scales == LW_SCALES_K8) {
         vreg d = vr_f16(q_word(h, half, 256));
-        V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, d, ir_load(q_line(h, half, j)), 1);
+        V_UNROLL for (int j = 0; j < 16; j++)
+            vr_store(out->scale + j * out->ld, vr_mul(d, q_sbyte(ir_load(q_line(h, half, j / 4)), j % 4)));
     } else if (scales == LW_SCALES_K3) q_scales_k3(h, half, out);
     else if (scales == LW_SCALES_K2) q_scales_k2(h, half, out);
     else if (scales == LW_SCALES_XS) q_scales_xs(h, half, out);
@@ -261,9 +268,11 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         at.codes = at.terms + 4 * R * (f->minima == LW_MIN_INT ? blocks / 2 : blocks);
         q_begin(F, R, Q, &at, dmin, sum);
         for (int j = 0; j < pieces; j++) {
-            if (!expanded && t->ahead && f->piece >= 64) {
-                V_UNROLL for (int q = 0; q < Q; q++)
-                    V_UNROLL for (int i = 0; i < f->piece; i += 64) __builtin_prefetch(at.piece[q] + t->ahead + i, 0, 3);
+            if (!expanded && t->ahead) {
+                LW_PRAGMA(GCC unroll 1)                  /* unrolled, it costs GCC the registers of the sums */
+                for (int i = t->ahead; i < t->ahead + f->piece; i += 64) {
+                    V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i, 0, 3);
+                }
             }
             q_piece(F, R, Q, &at, (at_piece + j) * parts, sum);
             V_UNROLL for (int q = 0; q < Q; q++) at.piece[q] += f->piece;

@@ -164,6 +164,7 @@ ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return _mm256_and_si256(a, b); }
 ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return _mm256_or_si256(a, b); }
 ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm256_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_add16(ireg a, ireg b) { return _mm256_add_epi16(a, b); }
+ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return _mm256_sub_epi32(a, b); }
 ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return _mm256_slli_epi32(a, n); }
 ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return _mm256_srli_epi32(a, n); }
 ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return _mm256_srai_epi32(a, n); }

@@ -134,6 +134,7 @@ ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return _mm512_and_si512(a, b); }
 ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return _mm512_or_si512(a, b); }
 ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm512_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_add16(ireg a, ireg b) { return _mm512_add_epi16(a, b); }
+ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return _mm512_sub_epi32(a, b); }
 ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
 ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
 ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }

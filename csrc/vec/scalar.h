@@ -191,6 +191,7 @@ ALWAYS_INLINE ireg ir_const(uint32_t x) { return vi_set1(x); }
 ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return vi_and(a, b); }
 ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return vi_or(a, b); }
 ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return vi_add(a, b); }
+ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return vi_sub(a, b); }
 ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return vi_sll(a, n); }
 ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return vi_srl(a, n); }
 ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return vi_sra(a, n); }

@@ -16,7 +16,7 @@ overlap the inputs. Any thread may call anything here; calls for the same table 
 from .arrays import Float32
 from .attend import attention
 from .contexts import context, isa, tables, threads
-from .products import PackedMatrix, gemm, pack
+from .products import QUANTISED, PackedMatrix, gemm, pack, pack_blocks
 from .rows import (
     exp,
     gelu,
@@ -33,6 +33,6 @@ from .rows import (
 )
 
 __all__ = [
-    "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm", "isa",
-    "layer_norm", "pack", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax", "tables", "tanh", "threads",
+    "QUANTISED", "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm", "isa",
+    "layer_norm", "pack", "pack_blocks", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax", "tables", "tanh", "threads",
 ]  # fmt: skip
