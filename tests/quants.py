@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 
 def blocks(name: str, n: int, depth: int, seed: int = 0, scales: Any = None, size: float = 0.02) -> Array:
-    """uint8[n, bytes of a row]: random codes and sub-scales; float16 scales drawn from `scales`, or normal times size."""
+    """uint8[n, bytes of a row]: random codes and sub-scales; float16 scales from `scales`, or normal * size."""
     random, kind = np.random.default_rng(seed), KINDS[name]
     raw = random.integers(0, 256, (n * depth // kind.block, kind.size), np.uint8)
     for at in SCALES[name]:

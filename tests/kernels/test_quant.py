@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-import quants as q
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+import quants as q
 import strategies as s
 from guard import SIDES, guard, guarded, is_poison
 from lanewise import kernels as k
@@ -66,11 +66,12 @@ def test_what_cannot_be_packed() -> None:
         k.pack_blocks(np.zeros((1, 18), np.uint8), "q4_2")
     with pytest.raises(ValueError, match="18 bytes"):
         k.pack_blocks(np.zeros((1, 17), np.uint8), "q4_0")
-    with pytest.raises(ValueError, match="2|matrix"):
+    with pytest.raises(ValueError, match="matrix"):
         k.pack_blocks(np.zeros(18, np.uint8), "q4_0")
     with pytest.raises(TypeError, match="uint8"):
         k.pack_blocks(np.zeros((1, 18), np.int8), "q4_0")
-    assert k.gemm(np.zeros((2, 0), np.float32), k.pack_blocks(np.zeros((3, 0), np.uint8), "q4_0")).tolist() == [[0] * 3] * 2
+    empty = k.pack_blocks(np.zeros((3, 0), np.uint8), "q4_0")
+    assert k.gemm(np.zeros((2, 0), np.float32), empty).tolist() == [[0] * 3] * 2
 
 
 # ---- products ----

@@ -1,4 +1,4 @@
-"""GGUF models in their own packed classes: near the float32 evaluation of the same weights, the same bits everywhere."""
+"""GGUF models in their own packed classes: near the float32 evaluation of their weights, the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -92,5 +92,6 @@ def test_shared_models(name: str, kind: str) -> None:
     assert 0 < nmse(own, exact) < 1e-3
     assert np.mean(own.argmax(1) == exact.argmax(1)) > 0.85
     with LLM(file) as llm:
-        texts = [llm.generate("Once upon a time", SamplingParams(max_tokens=20, temperature=0.0)).text for _ in range(2)]
+        params = SamplingParams(max_tokens=20, temperature=0.0)
+        texts = [llm.generate("Once upon a time", params).text for _ in range(2)]
     assert texts[0] == texts[1] != ""

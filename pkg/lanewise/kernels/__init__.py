@@ -33,6 +33,7 @@ from .rows import (
 )
 
 __all__ = [
-    "QUANTISED", "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm", "isa",
-    "layer_norm", "pack", "pack_blocks", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax", "tables", "tanh", "threads",
+    "QUANTISED", "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm",
+    "isa", "layer_norm", "pack", "pack_blocks", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax", "tables",
+    "tanh", "threads",
 ]  # fmt: skip
