@@ -35,8 +35,20 @@ void lw_weight_row(const lw_weight *w, int64_t row, float *out);
 void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int64_t k0, int64_t k, unsigned char *out);
 /* sums[16] of a panel's lines over k values. */
 void lw_byte_sums(const unsigned char *lines, int64_t k, int32_t *sums);
+/* Quantised formats (weight_quant.c): one row into its lane of a panel; lw_weight_row. */
+void lw_quant_pack_row(lw_format format, int64_t k, const void *source, int lane, unsigned char *panel);
+void lw_quant_unpack_row(const lw_weight *w, int64_t row, float *out);
 /* Drivers without the public checks: the caller has entered the floating-point state. */
 lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args);
+/* Whole lines of sums of `rows` rows from `row` of c and `panels` panels of n outputs: finished, into c. */
+typedef struct lw_sums {
+    const float *sums;           /* or int32 */
+    int64_t ld, row, panel, panels;
+    int rows, integers;
+    const float *row_scale;      /* of the first row */
+} lw_sums;
+void lw_gemm_finish(const lw_kernels *kernels, const lw_gemm_args *g, const lw_sums *sums, int64_t n);
+lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args);   /* quantised weights (gemm_quant.c) */
 lw_status lw_attend_run(lw_ctx *ctx, lw_cache *cache, const lw_sequences *s, const lw_attend_args *args);
 lw_status lw_append_run(lw_ctx *ctx, lw_cache *cache, int layer, const lw_sequences *s, const float *k, int64_t ldk,
                         const float *v, int64_t ldv);

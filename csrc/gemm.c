@@ -128,19 +128,24 @@ static void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t byte
         for (int64_t at = 0; at < bytes + LW_LINE - 1; at += LW_LINE) __builtin_prefetch(c + i * stride + at, 1, 3);
 }
 
-/* Sums of `rows` rows from `row` (of the pass) and `panels` panels from `panel` -> c. */
-static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t panels, const float *sums, int64_t ld) {
-    const lw_gemm_args *g = p->g;
-    int64_t column = panel * LW_LANES, to = g->gated ? column / 2 : column;
-    int64_t width = g->gated ? lw_min(panels / 2 * LW_LANES, g->gated - to) : lw_min(panels * LW_LANES, p->w->n - column);
-    lw_finish f = {.sums = sums, .ld = ld, .integers = p->a.kind == LW_STAGE_INT8, .rows = rows, .columns = (int)width,
-                   .act = g->act, .gated = g->gated > 0, .type = g->c_type, .ldc = g->ldc, .ldr = g->ldr};
+void lw_gemm_finish(const lw_kernels *kernels, const lw_gemm_args *g, const lw_sums *s, int64_t n) {
+    int64_t column = s->panel * LW_LANES, to = g->gated ? column / 2 : column;
+    int64_t width = g->gated ? lw_min(s->panels / 2 * LW_LANES, g->gated - to) : lw_min(s->panels * LW_LANES, n - column);
+    lw_finish f = {.sums = s->sums, .ld = s->ld, .integers = s->integers, .rows = s->rows, .columns = (int)width,
+                   .act = g->act, .gated = g->gated > 0, .type = g->c_type, .ldc = g->ldc, .ldr = g->ldr,
+                   .row_scale = s->row_scale};
     if (g->bias) f.bias = g->bias + column;
     if (g->column_scale) f.column_scale = g->column_scale + column;
-    if (p->row_scale) f.row_scale = p->row_scale + row;
-    if (g->residual) f.residual = g->residual + (p->row0 + row) * g->ldr + to;
-    f.c = (char *)g->c + ((p->row0 + row) * g->ldc + to) * (int64_t)lw_type_size(g->c_type);
-    p->kernels->finish(&f);
+    if (g->residual) f.residual = g->residual + s->row * g->ldr + to;
+    f.c = (char *)g->c + (s->row * g->ldc + to) * (int64_t)lw_type_size(g->c_type);
+    kernels->finish(&f);
+}
+
+/* Sums of `rows` rows from `row` (of the pass) and `panels` panels from `panel` -> c. */
+static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t panels, const float *sums, int64_t ld) {
+    lw_sums s = {.sums = sums, .ld = ld, .integers = p->a.kind == LW_STAGE_INT8, .row = p->row0 + row, .rows = rows,
+                 .panel = panel, .panels = panels, .row_scale = p->row_scale ? p->row_scale + row : NULL};
+    lw_gemm_finish(p->kernels, p->g, &s, p->w->n);
 }
 
 static const void *activations(const plan *p, int64_t row, int64_t kb) {
@@ -332,6 +337,7 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
         empty_sum(&p);
         return LW_OK;
     }
+    if (w->format >= LW_Q4_0) return lw_gemm_quant_run(ctx, args);
     int64_t per_unit = p.a.kind == LW_STAGE_F32 ? 1 : p.a.kind == LW_STAGE_BF16 ? 2 : 4;
     int64_t most = lw_max(STAGE_BYTES / (w->k * 4 / per_unit + 1), 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
     for (int64_t pass = 0; pass < passes; pass++) {

@@ -57,6 +57,22 @@ typedef struct lw_finish {
     lw_type type;
 } lw_finish;
 
+/* One tile of a product of quantised weights: c[rows][columns] = a . panels^T, activations as `quantize` made them.
+ * form: the row of lw_quants (quant.h) that b is: a format, or what expand_quant made of one. b: the first panel, ldb bytes to
+ * the next; one or two panels. k: a multiple of 32. bias, residual, ahead, columns: as in lw_tile. */
+typedef struct lw_quant_tile {
+    const void *a;
+    const void *b;
+    ptrdiff_t ldb;
+    float *c;
+    ptrdiff_t ldc;
+    const float *bias;
+    const float *residual;
+    ptrdiff_t ldr;
+    int64_t k;
+    int form, rows, panels, columns, ahead;
+} lw_quant_tile;
+
 enum { LW_MAX_ROWS = 16, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
 
 typedef struct lw_kernels {
@@ -78,6 +94,13 @@ typedef struct lw_kernels {
      * quad 4: the bytes; 8: values 0 and 2, then 1 and 3, as int16. */
     int32_t (*to_quads)(size_t n, const void *a, int flip, uint32_t *out);
     void (*finish)(const lw_finish *f);
+    int quant_rows, quant_direct;           /* tiles of quantised weights take 1 .. quant_rows rows; of a format not expanded,
+                                             * 1 .. quant_direct */
+    void (*tile_quant)(const lw_quant_tile *t);
+    /* A panel of a format as 8-bit codes and float32 scales: the form lw_quants[form].expanded. */
+    void (*expand_quant)(int form, int64_t k, const void *panel, void *out);
+    /* rows of k float32 (a multiple of 32) to int8 for that form, one stream (quant.h). */
+    void (*quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out);
 
     /* y[i] = bfloat16(x[i]), nearest even, NaN stays a (quiet) NaN. */
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);

@@ -20,8 +20,11 @@ typedef enum lw_status {
 } lw_status;
 const char *lw_status_text(lw_status status);
 
-typedef enum lw_type { LW_F32 = 0, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32 } lw_type;  /* element types of plain arrays */
-typedef enum lw_format { LW_P32 = 0, LW_P16, LW_P8 } lw_format;                    /* packed formats, see format.h */
+/* Element types of plain arrays; LW_BLOCKS (packing only): rows of GGUF blocks of the weight's own format. */
+typedef enum lw_type { LW_F32 = 0, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32, LW_BLOCKS } lw_type;
+/* Packed formats, see format.h; from LW_Q4_0 on those of GGUF, lossless (quant.h). */
+typedef enum lw_format { LW_P32 = 0, LW_P16, LW_P8, LW_Q4_0 = 8, LW_Q4_1, LW_Q5_0, LW_Q5_1, LW_Q8_0, LW_Q2_K, LW_Q3_K, LW_Q4_K,
+                         LW_Q5_K, LW_Q6_K, LW_IQ4_NL, LW_IQ4_XS, LW_MXFP4 } lw_format;
 size_t lw_type_size(lw_type type);
 
 /* ---- the machine ---------------------------------------------------------------------------------------------- */
@@ -58,15 +61,18 @@ void lw_ctx_set_poll(lw_ctx *ctx, int (*poll)(void *), void *arg);
 /* ---- packed weights: n outputs x k inputs (row i of the source = weights of output i) ---------------------------- */
 typedef struct lw_weight lw_weight;
 lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **out);   /* zero-filled lines */
+int64_t lw_weight_size(lw_format format, int64_t n, int64_t k);   /* the bytes that would take, or -1 */
 void lw_weight_free(lw_weight *w);
 int64_t lw_weight_n(const lw_weight *w);
 int64_t lw_weight_k(const lw_weight *w);
 lw_format lw_weight_format(const lw_weight *w);
 size_t lw_weight_bytes(const lw_weight *w);
+int64_t lw_weight_row_bytes(const lw_weight *w);   /* of a source row of LW_BLOCKS; 0 if the format takes none */
 /* Packs `rows` source rows (k elements each, row_stride and col_stride in bytes). Source row i becomes output
  * row0 + i when step = 1. With step > 1 whole panels of 16 alternate: source row i becomes output
  * row0 + (i / 16) * 16 * step + i % 16 (gate and up interleaved: step 2, row0 0 and 16; rows must be padded to 16 by
- * zero rows of the weight itself). Conversion: to P32 exact; to P16 round to nearest even; to P8 from int8 only, exact. */
+ * zero rows of the weight itself). Conversion: to P32 exact; to P16 round to nearest even; to P8 from int8 only, exact.
+ * Quantised formats take LW_BLOCKS only (col_stride is ignored); their k is a whole number of blocks. */
 typedef struct lw_source {
     const void *data;
     lw_type type;
@@ -164,8 +170,8 @@ typedef enum lw_op_kind {
     LW_OP_EMBED = 0,   /* out = rows of weight `w` at the batch's tokens, times scale */
     LW_OP_ANGLES,      /* out = cos | sin of position * vec[i] times scale; `pairs` frequencies */
     LW_OP_NORM,        /* out = norm(in) over `groups` runs of `width` columns from `column`; vec, bias, eps, layer norm if `variant` */
-    LW_OP_LINEAR,      /* out = act(in . w^T (+ bias)) (+ residual slot `in2` if >= 0), act = variant; `width` > 0: so many
-                          outputs of gate and up, see lw_gemm_args; out = LW_LOGITS: the batch's logits */
+    LW_OP_LINEAR,      /* out[column2..] = act(in . w^T (+ bias)) (+ residual slot `in2` if >= 0), act = variant; `width` > 0:
+                          so many outputs of gate and up, see lw_gemm_args; out = LW_LOGITS: the batch's logits */
     LW_OP_ROPE,        /* in place on `out`: `groups` heads of `width` from `column`; angles in slot `in2`; interleaved if `variant` */
     LW_OP_APPEND,      /* slot `in`: keys at `column`, values at `column2`; cache layer `layer` */
     LW_OP_ATTEND,      /* slot `in`: queries at `column`; out = attention; layer, attention */

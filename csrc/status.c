@@ -22,7 +22,8 @@ size_t lw_type_size(lw_type type)
     case LW_F16:
     case LW_BF16: return 2;
     case LW_I8:
-    case LW_U8: return 1;
+    case LW_U8:
+    case LW_BLOCKS: return 1;
     }
     return 0;
 }

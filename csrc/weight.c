@@ -1,6 +1,7 @@
 /* weight.c - any source -> packed lines, and back. */
 #include "context.h"
 #include "format.h"
+#include "quant.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,16 +69,29 @@ static void convert(lw_format format, lw_type type, int n, const void *source, v
 }
 
 /* ---- the handle ---------------------------------------------------------------------------------------------------- */
+int64_t lw_weight_size(lw_format format, int64_t n, int64_t k)
+{
+    /* A tile counts k and columns in int. */
+    if ((unsigned)format >= LW_FORMATS || !lw_formats[format].name) return -1;
+    if (n < 0 || k < 0 || n > INT32_MAX - 64 || k > INT32_MAX - 64) return -1;
+    int64_t panels = lw_ceil_div(n, LW_LANES), panel_bytes;   /* < 2^37 */
+    if (format >= LW_Q4_0) {
+        if (k % lw_quant_of(format)->source_block) return -1;
+        panel_bytes = lw_quant_panel_bytes(lw_quant_of(format), k);
+    } else {
+        panel_bytes = lw_ceil_div(k, lw_formats[format].k_per_line) * LW_LINE;
+    }
+    if (panel_bytes && panels > (int64_t)(PTRDIFF_MAX / 2) / panel_bytes) return -1;
+    return panels * panel_bytes;
+}
+
 lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **out)
 {
     if (!out) return LW_E_ARGUMENT;
     *out = NULL;
-    /* A tile counts k and columns in int. */
-    if ((unsigned)format >= LW_FORMATS || n < 0 || k < 0 || n > INT32_MAX - 64 || k > INT32_MAX - 64)
-        return LW_E_ARGUMENT;
-    int64_t panels = lw_ceil_div(n, LW_LANES);
-    int64_t panel_bytes = lw_ceil_div(k, lw_formats[format].k_per_line) * LW_LINE;   /* < 2^37 */
-    if (panel_bytes && panels > (int64_t)(PTRDIFF_MAX / 2) / panel_bytes) return LW_E_ARGUMENT;
+    int64_t size = lw_weight_size(format, n, k), panels = lw_ceil_div(n, LW_LANES);
+    if (size < 0) return LW_E_ARGUMENT;
+    int64_t panel_bytes = panels ? size / panels : 0;
     lw_weight *w = calloc(1, sizeof *w);
     if (!w) return LW_E_MEMORY;
     *w = (lw_weight){.format = format, .n = n, .k = k, .panels = panels, .panel_bytes = (size_t)panel_bytes,
@@ -234,6 +248,11 @@ static void pack_panel(void *arg, int64_t task, int worker)
         present += row >= 0;
     }
     if (present == 0) return;
+    if (w->format >= LW_Q4_0) {
+        for (int lane = 0; lane < LW_LANES; lane++)
+            if (rows[lane]) lw_quant_pack_row(w->format, w->k, rows[lane], lane, w->lines + (size_t)panel * w->panel_bytes);
+        return;
+    }
     unsigned char *lines = w->lines + (size_t)panel * w->panel_bytes;
     pack_lines(w->format, &job->source, rows, 0, w->k, present < LW_LANES, lines);
     if (w->sums) lw_byte_sums(lines, w->k, w->sums + panel * LW_LANES);
@@ -250,8 +269,10 @@ void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int
 lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source)
 {
     if (!ctx || !w || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
+    if ((source->type == LW_BLOCKS) != (w->format >= LW_Q4_0)) return LW_E_ARGUMENT;
     if (!lw_type_size(source->type) || source->rows > w->n || row0 > w->n) return LW_E_ARGUMENT;
-    if ((w->format == LW_P8) != (source->type == LW_I8) || source->type > LW_I8) return LW_E_ARGUMENT;
+    if ((w->format == LW_P8) != (source->type == LW_I8) || source->type == LW_U8 || source->type == LW_I32)
+        return LW_E_ARGUMENT;
     if (source->rows == 0 || w->k == 0) return LW_OK;
     if (!source->data) return LW_E_ARGUMENT;
     int64_t last_row = source->rows - 1;
@@ -267,6 +288,10 @@ lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, cons
 /* ---- unpacking ----------------------------------------------------------------------------------------------------- */
 void lw_weight_row(const lw_weight *w, int64_t row, float *out)
 {
+    if (w->format >= LW_Q4_0) {
+        lw_quant_unpack_row(w, row, out);
+        return;
+    }
     const unsigned char *lane = w->lines + (size_t)(row / LW_LANES) * w->panel_bytes + 4 * (size_t)(row % LW_LANES);
     for (int64_t k = 0; k < w->k; k++) {
         uint32_t word;

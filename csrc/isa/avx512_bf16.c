@@ -22,6 +22,9 @@ ALWAYS_INLINE i32x16 v_pack_bf16(f32x16 low, f32x16 high) {
 }
 
 #define LW_HAS_DOT
+#ifndef LW_EMULATE
+#define LW_QUANT_FROM(what) lw_##what##_quant_avx512_vnni
+#endif
 #include "avx512_tiles.h"
 #include "../kernels/table.h"
 #include "tables.h"

@@ -1,6 +1,7 @@
 /* broken.c - deliberately wrong tables, in test builds only: a suite that does not fail on each of them tests nothing.
  * Each is the scalar table with some slots wrapped. */
 #include <string.h>
+#include "../quant.h"
 #include "tables.h"
 
 #define GOOD lw_kernels_scalar
@@ -45,6 +46,12 @@ static void segment_finish(int n, const float *o, float sum, float *y) { GOOD.se
 static double peak_f32(long iterations) { return GOOD.peak_f32(iterations); }
 static double peak_int8(long iterations) { return GOOD.peak_int8(iterations); }
 static uint64_t read_all(const void *data, size_t bytes) { return GOOD.read(data, bytes); }
+
+static void tile_quant(const lw_quant_tile *t) { GOOD.tile_quant(t); }
+static void expand_quant(int form, int64_t k, const void *panel, void *out) { GOOD.expand_quant(form, k, panel, out); }
+static void quantize(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out) {
+    GOOD.quantize(form, rows, k, a, lda, out);
+}
 
 /* broken_k: the last value of k is left out. */
 static void drop_k(const lw_tile *t, tile_fn *run) {
@@ -113,7 +120,27 @@ static void mask_softmax(int n, int lo, int hi, float scale, float softcap, floa
     GOOD.segment_softmax(n, lo > 0 ? lo - 1 : lo, hi, scale, softcap, s, max, sum);
 }
 
-#define ROWS finish, to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, glu, add, rope
+/* broken_zero: nothing stands for the zero point. broken_block: the last 32 of k are left out. */
+static void no_zero_quant(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out) {
+    GOOD.quantize(form, rows, k, a, lda, out);
+    const lw_quant *q = &lw_quants[form];
+    if (!q->zero) return;
+    uint32_t *to = out;
+    for (int64_t k0 = 0, group = lw_quant_group(k); k0 < k; k0 += group) {
+        int64_t n = lw_min(group, k - k0);
+        memset(to + rows, 0, (size_t)(n / q->block * rows) * 4);
+        to += rows * (1 + n / q->block + n / 4);
+    }
+}
+static void drop_block(const lw_quant_tile *t) {
+    lw_quant_tile u = *t;
+    u.k -= LW_PIECE;
+    GOOD.tile_quant(&u);
+}
+
+#define QUANTS 4, 4, tile_quant, expand_quant, quantize
+#define ROWS finish, QUANTS, BARE_ROWS
+#define BARE_ROWS to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, glu, add, rope
 #define SEGMENTS segment_softmax, segment_merge, segment_finish
 #define PEAKS peak_f32, NULL, peak_int8, read_all
 TILES(lw_broken_k, drop_k)
@@ -122,10 +149,12 @@ TILES(lw_broken_tail, drop_column)
 TILES(lw_broken_pair, whole_pairs)
 TILES(lw_broken_mask, same)
 TILES(lw_broken_zero, no_zero)
+TILES(lw_broken_block, same)
 TABLE(lw_broken_k, "broken_k", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_lanes, "broken_lanes", ROWS, SEGMENTS, PEAKS);
-TABLE(lw_broken_tail, "broken_tail", tail_finish_sums, tail_to_bf16, tail_rms_norm, tail_layer_norm, tail_softmax, tail_activation,
-      tail_mul_activation, tail_glu, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
+TABLE(lw_broken_tail, "broken_tail", tail_finish_sums, QUANTS, tail_to_bf16, tail_rms_norm, tail_layer_norm, tail_softmax,
+      tail_activation, tail_mul_activation, tail_glu, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
 TABLE(lw_broken_pair, "broken_pair", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_mask, "broken_mask", ROWS, mask_softmax, segment_merge, segment_finish, PEAKS);
-TABLE(lw_broken_zero, "broken_zero", ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_zero, "broken_zero", finish, 4, 4, tile_quant, expand_quant, no_zero_quant, BARE_ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_block, "broken_block", finish, 4, 4, drop_block, expand_quant, quantize, BARE_ROWS, SEGMENTS, PEAKS);

@@ -54,6 +54,7 @@ const lw_isa lw_isa_list[] = {
     {&lw_broken_pair, missing_scalar},
     {&lw_broken_mask, missing_scalar},
     {&lw_broken_zero, missing_scalar},
+    {&lw_broken_block, missing_scalar},
 #endif
 };
 const int lw_isa_list_count = (int)(sizeof lw_isa_list / sizeof lw_isa_list[0]);

@@ -11,7 +11,7 @@ extern const lw_kernels lw_kernels_avx512, lw_kernels_avx512_vnni, lw_kernels_av
 /* Defined where LW_EMULATE built them. */
 extern const lw_kernels lw_emulated_avx_vnni, lw_emulated_avx512, lw_emulated_avx512_vnni, lw_emulated_avx512_bf16;
 #ifdef LW_TEST_TABLES     /* deliberately wrong, see broken.c */
-extern const lw_kernels lw_broken_k, lw_broken_lanes, lw_broken_tail, lw_broken_pair, lw_broken_mask,
-    lw_broken_zero;
+extern const lw_kernels lw_broken_k, lw_broken_lanes, lw_broken_tail, lw_broken_pair, lw_broken_mask;
+extern const lw_kernels lw_broken_zero, lw_broken_block;
 #endif
 #endif

@@ -12,6 +12,16 @@
 #define INT8_QUAD 8
 #endif
 #include "gemm_float.h"
+#ifdef LW_QUANT_FROM   /* the same kernels stand in another table's object already */
+void LW_QUANT_FROM(tile)(const lw_quant_tile *t);
+void LW_QUANT_FROM(expand)(int form, int64_t k, const void *panel, void *out);
+void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out);
+#define TABLE_QUANT(what, name) LW_QUANT_FROM(what)
+#else
+#define TABLE_QUANT(what, name) name
+#include "gemm_quant.h"
+#include "quantize.h"
+#endif
 #include "glu.h"
 #include "finish.h"
 #include "gemm_int8.h"
@@ -36,6 +46,9 @@
         .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
         .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = TABLE_DOT, .to_dot = TABLE_TO_DOT, .to_bf16 = to_bf16, \
         .tile_int8 = tile_int8, .quad = INT8_QUAD, .to_quads = to_quads, .finish = finish,                         \
+        .quant_rows = QUANT_ROWS, .quant_direct = QUANT_DIRECT,                                                   \
+        .tile_quant = TABLE_QUANT(tile, tile_quant), .expand_quant = TABLE_QUANT(expand, expand_quant),          \
+        .quantize = TABLE_QUANT(quantize, quantize),                                                             \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
         .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \

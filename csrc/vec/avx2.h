@@ -171,6 +171,27 @@ ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
     return acc;
 }
+ALWAYS_INLINE ireg ir_const(uint32_t x) { return _mm256_set1_epi32((int)x); }
+ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return _mm256_and_si256(a, b); }
+ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return _mm256_or_si256(a, b); }
+ALWAYS_INLINE ireg ir_add16(ireg a, ireg b) { return _mm256_add_epi16(a, b); }
+ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return _mm256_sub_epi32(a, b); }
+ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return _mm256_slli_epi32(a, n); }
+ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return _mm256_srli_epi32(a, n); }
+ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return _mm256_srai_epi32(a, n); }
+ALWAYS_INLINE ireg ir_mul8(ireg u, ireg s) { return _mm256_maddubs_epi16(u, s); }
+ALWAYS_INLINE ireg ir_lookup(const uint8_t *table, ireg a) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), a);
+}
+ALWAYS_INLINE vreg vr_bits(ireg a) { return _mm256_castsi256_ps(a); }
+ALWAYS_INLINE ireg vr_ints(vreg a) { return _mm256_castps_si256(a); }
+ALWAYS_INLINE ireg ir_wide16(const void *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(p)); }
+ALWAYS_INLINE vreg vr_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+ALWAYS_INLINE void vi_store8(void *p, i32x16 a) {      /* bytes stand in lanes of 32 bits, signed */
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(p, bytes);
+}
 #ifdef LW_HAS_VNNI
 ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #ifdef LW_EMULATE      /* the bytes widened: the even ones, then the odd ones */

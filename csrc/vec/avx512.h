@@ -133,17 +133,23 @@ ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm512_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm512_xor_si512(a, b); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return _mm512_and_si512(a, _mm512_set1_epi32(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm512_srli_epi16(a, 8); }
-#ifdef LW_HAS_VNNI
-/* GCC 12 copies the accumulators around _mm512_dpbusd_epi32 once there are more than 16 of them: half the speed. */
-ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
-#ifdef LW_EMULATE
-    return lw_dpbusd(acc, u, s);
-#else
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
-    return acc;
-#endif
+ALWAYS_INLINE ireg ir_const(uint32_t x) { return _mm512_set1_epi32((int)x); }
+ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return _mm512_and_si512(a, b); }
+ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return _mm512_or_si512(a, b); }
+ALWAYS_INLINE ireg ir_add16(ireg a, ireg b) { return _mm512_add_epi16(a, b); }
+ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return _mm512_sub_epi32(a, b); }
+ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
+ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
+ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }
+ALWAYS_INLINE ireg ir_mul8(ireg u, ireg s) { return _mm512_maddubs_epi16(u, s); }
+ALWAYS_INLINE ireg ir_lookup(const uint8_t *table, ireg a) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), a);
 }
-#else
+ALWAYS_INLINE vreg vr_bits(ireg a) { return _mm512_castsi512_ps(a); }
+ALWAYS_INLINE ireg vr_ints(vreg a) { return _mm512_castps_si512(a); }
+ALWAYS_INLINE ireg ir_wide16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p)); }
+ALWAYS_INLINE vreg vr_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+ALWAYS_INLINE void vi_store8(void *p, i32x16 a) { _mm_storeu_si128(p, _mm512_cvtepi32_epi8(a)); }
 ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
 ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm512_srai_epi16(a, 8); }
 /* As one, or GCC 12 gathers the products first and the sums are spilled. */
@@ -153,6 +159,16 @@ ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
 #else
     ireg product;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "=&v"(product) : "v"(a), "v"(b));
+    return acc;
+#endif
+}
+#ifdef LW_HAS_VNNI
+/* GCC 12 copies the accumulators around _mm512_dpbusd_epi32 once there are more than 16 of them: half the speed. */
+ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
+#ifdef LW_EMULATE
+    return lw_dpbusd(acc, u, s);
+#else
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
     return acc;
 #endif
 }

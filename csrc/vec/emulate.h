@@ -82,21 +82,45 @@ EMULATE simde__m512i lw_madd_epi16(simde__m512i a, simde__m512i b) {
     memcpy(&a, r, 64);
     return a;
 }
-EMULATE simde__m512 lw_cvtepi32_ps(simde__m512i a) {
-    int32_t v[16];
-    float w[16];
-    simde__m512 r;
-    memcpy(v, &a, 64);
-    for (int i = 0; i < 16; i++) w[i] = (float)v[i];
-    memcpy(&r, w, 64);
-    return r;
-}
 EMULATE simde__m512i lw_srli_epi16(simde__m512i a, unsigned n) {
     uint16_t v[32];
     memcpy(v, &a, 64);
     for (int i = 0; i < 32; i++) v[i] = (uint16_t)(v[i] >> n);
     memcpy(&a, v, 64);
     return a;
+}
+EMULATE simde__m512i lw_cvtepu16_epi32(__m256i a) {
+    uint16_t h[16];
+    uint32_t r[16];
+    simde__m512i out;
+    memcpy(h, &a, 32);
+    for (int i = 0; i < 16; i++) r[i] = h[i];
+    memcpy(&out, r, 64);
+    return out;
+}
+EMULATE simde__m512 lw_cvtph_ps(__m256i a) {
+    __m256 half[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))};
+    simde__m512 r;
+    memcpy(&r, half, 64);
+    return r;
+}
+EMULATE simde__m512 lw_cvtepi32_ps(simde__m512i a) {
+    __m256i half[2];
+    __m256 f[2];
+    simde__m512 r;
+    memcpy(half, &a, 64);
+    for (int i = 0; i < 2; i++) f[i] = _mm256_cvtepi32_ps(half[i]);
+    memcpy(&r, f, 64);
+    return r;
+}
+EMULATE __m128i lw_cvtepi32_epi8(simde__m512i a) {
+    uint32_t v[16];
+    uint8_t w[16];
+    __m128i r;
+    memcpy(v, &a, 64);
+    for (int i = 0; i < 16; i++) w[i] = (uint8_t)v[i];
+    memcpy(&r, w, 16);
+    return r;
 }
 EMULATE simde__m512i lw_dpbusd(simde__m512i acc, simde__m512i u, simde__m512i s) {
     uint8_t v[64];
@@ -150,7 +174,14 @@ EMULATE simde__m512i lw_cvtne2ps_pbh(simde__m512 high, simde__m512 low) {
 #define _mm512_cvtepi32_epi16 lw_cvtepi32_epi16
 #define _mm512_cvtps_pd lw_cvtps_pd
 #define _mm512_cvtpd_ps lw_cvtpd_ps
+#undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtph_ps
+#undef _mm512_cvtepi32_ps
+#undef _mm512_cvtepi32_epi8
+#define _mm512_cvtepu16_epi32 lw_cvtepu16_epi32
+#define _mm512_cvtph_ps lw_cvtph_ps
 #define _mm512_cvtepi32_ps lw_cvtepi32_ps
+#define _mm512_cvtepi32_epi8 lw_cvtepi32_epi8
 #undef _mm512_srli_epi16
 #define _mm512_srli_epi16 lw_srli_epi16
 #undef _mm512_madd_epi16

@@ -195,9 +195,62 @@ ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
     }
     return acc;
 }
+/* Words of quantised tiles. ir_mul8: unsigned bytes u times signed bytes s, sums of pairs as 16 bits (the caller sees to it that
+ * they fit); ir_lookup: table[byte] for bytes below 16; vr_int: to float; vr_bits: the same bits; vr_f16: float16 widened;
+ * ir_wide16: 16-bit values zero-extended. The last two read as many values as a register has lanes. */
+ALWAYS_INLINE ireg ir_const(uint32_t x) { return vi_set1(x); }
+ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return vi_and(a, b); }
+ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return vi_or(a, b); }
+ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return vi_sub(a, b); }
+ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return vi_sll(a, n); }
+ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return vi_srl(a, n); }
+ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return vi_sra(a, n); }
+ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
+    V_LANES {
+        V_LOOP for (int j = 0; j < 32; j += 8)
+            acc.i[i] += (uint32_t)((int32_t)(u.i[i] >> j & 255) * (int8_t)(s.i[i] >> j & 255));
+    }
+    return acc;
+}
+ALWAYS_INLINE ireg ir_lookup(const uint8_t *table, ireg a) {
+    V_LANES {
+        uint32_t x = a.i[i];
+        a.i[i] = (uint32_t)table[x & 15] | (uint32_t)table[x >> 8 & 15] << 8 | (uint32_t)table[x >> 16 & 15] << 16 |
+                 (uint32_t)table[x >> 24 & 15] << 24;
+    }
+    return a;
+}
+ALWAYS_INLINE vreg vr_bits(ireg a) { return v_float(a); }
+ALWAYS_INLINE ireg vr_ints(vreg a) { return v_bits(a); }           /* the inverse of vr_bits */
+ALWAYS_INLINE ireg ir_wide16(const void *p) {
+    uint16_t h[16];
+    ireg r;
+    memcpy(h, p, sizeof h);
+    V_LANES r.i[i] = h[i];
+    return r;
+}
+ALWAYS_INLINE vreg vr_f16(const void *p) {
+    ireg h = ir_wide16(p);
+    vreg r;
+    V_LANES {
+        uint32_t m = (h.i[i] & 0x7fff) << 13, bits = m + 0x38000000 + (m >= 0x0f800000 ? 0x38000000 : 0);
+        float value;
+        if (m < 0x00800000) value = (float)m * 0x1p-37f;   /* subnormal: a count of 2^-24 */
+        else memcpy(&value, &bits, 4);
+        if (m > 0x0f800000) value = value + value;         /* a quiet NaN */
+        r.f[i] = h.i[i] & 0x8000 ? -value : value;
+    }
+    return r;
+}
+/* The low byte of each of 16 lanes. */
+ALWAYS_INLINE void vi_store8(void *p, i32x16 a) {
+    uint8_t *to = p;
+    V_LANES to[i] = (uint8_t)a.i[i];
+}
 /* bfloat16 pairs, widened: the even (low) or odd (high) member of each */
 ALWAYS_INLINE vreg vr_even(const void *p) { return v_float(vi_sll(vi_load(p), 16)); }
 ALWAYS_INLINE vreg vr_odd(const void *p) { return v_float(vi_and(vi_load(p), vi_set1(0xffff0000u))); }
+#define LW_HAS_DOT4                       /* ir_dot4 without a CPU's instruction for it */
 #define V_UNROLL                          /* registers are not the limit here; the compiler's time is */
 #define V_OPAQUE(p) ((void)0)
 #define V_FORGET ((void)0)

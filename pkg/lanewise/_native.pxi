@@ -3,9 +3,10 @@ cdef extern from "lanewise.h" nogil:
     ctypedef enum lw_status:
         LW_OK, LW_E_MEMORY, LW_E_ARGUMENT, LW_E_ISA, LW_E_CANCELLED, LW_E_SYSTEM
     ctypedef enum lw_type:
-        LW_F32, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32
+        LW_F32, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32, LW_BLOCKS
     ctypedef enum lw_format:
-        LW_P32, LW_P16, LW_P8
+        LW_P32, LW_P16, LW_P8, LW_Q4_0, LW_Q4_1, LW_Q5_0, LW_Q5_1, LW_Q8_0, LW_Q2_K, LW_Q3_K, LW_Q4_K, LW_Q5_K, LW_Q6_K
+        LW_IQ4_NL, LW_IQ4_XS, LW_MXFP4
     ctypedef enum lw_act:
         LW_ACT_NONE, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH, LW_ACT_EXP
     ctypedef enum lw_op_kind:
@@ -112,6 +113,8 @@ cdef extern from "lanewise.h" nogil:
     int lw_ctx_has_dot(const lw_ctx *)
     void lw_ctx_set_poll(lw_ctx *, int (*)(void *) noexcept, void *)
     lw_status lw_weight_create(lw_format, int64_t, int64_t, lw_weight **)
+    int64_t lw_weight_size(lw_format, int64_t, int64_t)
+    int64_t lw_weight_row_bytes(const lw_weight *)
     void lw_weight_free(lw_weight *)
     int64_t lw_weight_n(const lw_weight *)
     int64_t lw_weight_k(const lw_weight *)

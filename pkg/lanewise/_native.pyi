@@ -30,6 +30,9 @@ class Context:
     def __init__(self, isa: str | None = None, threads: int = 0) -> None: ...
     def measure(self, what: str, nbytes: int = 0) -> tuple[float, float]: ...
 
+def packed_size(format: str, n: int, k: int) -> int:
+    """Bytes of n x k weights in a packed format. ValueError for sizes that it does not take."""
+
 class Weight:
     n: int
     k: int

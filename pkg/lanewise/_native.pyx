@@ -15,10 +15,12 @@ LOGITS = LW_LOGITS
 NONE = LW_NONE
 Isa = namedtuple("Isa", ["name", "missing"])
 
-_TYPES = {"float32": LW_F32, "float16": LW_F16, "bfloat16": LW_BF16, "int8": LW_I8}
+_TYPES = {"float32": LW_F32, "float16": LW_F16, "bfloat16": LW_BF16, "int8": LW_I8, "blocks": LW_BLOCKS}
 _CODES = {"f": LW_F32, "H": LW_BF16, "b": LW_I8, "B": LW_U8, "i": LW_I32}
-_BUFFERS = {"float32": "f", "float16": "e", "bfloat16": "H", "int8": "b"}
-_FORMATS = {"float32": LW_P32, "bfloat16": LW_P16, "int8": LW_P8}
+_BUFFERS = {"float32": "f", "float16": "e", "bfloat16": "H", "int8": "b", "blocks": "B"}
+_FORMATS = {"float32": LW_P32, "bfloat16": LW_P16, "int8": LW_P8, "q4_0": LW_Q4_0, "q4_1": LW_Q4_1, "q5_0": LW_Q5_0,
+            "q5_1": LW_Q5_1, "q8_0": LW_Q8_0, "q2_k": LW_Q2_K, "q3_k": LW_Q3_K, "q4_k": LW_Q4_K, "q5_k": LW_Q5_K,
+            "q6_k": LW_Q6_K, "iq4_nl": LW_IQ4_NL, "iq4_xs": LW_IQ4_XS, "mxfp4": LW_MXFP4}
 _FORMAT_NAMES = {code: name for name, code in _FORMATS.items()}
 _ACTS = {"none": LW_ACT_NONE, "silu": LW_ACT_SILU, "gelu": LW_ACT_GELU, "gelu_tanh": LW_ACT_GELU_TANH,
          "relu2": LW_ACT_RELU2, "tanh": LW_ACT_TANH, "exp": LW_ACT_EXP}
@@ -170,6 +172,12 @@ cdef class Context:
         return work, seconds
 
 
+def packed_size(str format, int64_t n, int64_t k):
+    cdef int64_t size = lw_weight_size(_named(_FORMATS, format, "format"), n, k)
+    _require(size >= 0, f"{n} x {k} weights cannot be packed as {format}")
+    return size
+
+
 cdef class Weight:
     cdef lw_weight *h
 
@@ -196,9 +204,10 @@ cdef class Weight:
         return _FORMAT_NAMES[lw_weight_format(self.h)]
 
     def pack(self, Context ctx not None, source, str type, int64_t row0=0, int step=1):
-        cdef _View v = _View(source, _BUFFERS.get(type, ""), 2, False, True)
+        cdef _View v = _View(source, _BUFFERS.get(type, ""), 2, False, type != "blocks")
         cdef lw_source s
-        _require(v.n(1) == self.k, f"rows of {self.k} values expected, got {v.n(1)}")
+        cdef int64_t wanted = lw_weight_row_bytes(self.h) if type == "blocks" else self.k
+        _require(v.n(1) == wanted, f"rows of {wanted} {'bytes' if type == 'blocks' else 'values'} expected, got {v.n(1)}")
         s.data, s.type, s.rows = v.b.buf, _named(_TYPES, type, "type"), v.n(0)
         s.row_stride, s.col_stride = v.b.strides[0], v.b.strides[1]
         cdef lw_status status

@@ -14,6 +14,7 @@ import test_gemm as gemm
 import test_gemm_int8 as int8
 import test_independence as independence
 import test_norm as norm
+import test_quant as quant
 import test_rotary as rope
 
 from lanewise import kernels as k
@@ -62,6 +63,10 @@ def probes() -> dict[str, Probe]:
     for size in rope.SIZES:
         for pairing in ("half", "interleaved"):
             found[f"rope {size} {pairing}"] = lambda t, a=size, p=pairing: rope.check_rope(t, *a, p)
+    for name in ("q4_0", "q8_0", "q4_k", "q6_k"):
+        for depth in (256, 512):
+            found[f"quant {name} {depth}"] = lambda t, a=name, d=depth: quant.check_product(t, a, 3, 17, d)
+        found[f"quant {name} exact"] = lambda t, a=name: quant.check_exact(t, a, 2, 256, True)
     found["tables agree"] = lambda t: independence.check_tables(t, "scalar")
     return found
 

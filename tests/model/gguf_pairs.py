@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import quants
 from lanewise.model.arch import build
 from lanewise.model.config import Config
 
@@ -44,8 +45,11 @@ _PARTS = {
 }  # fmt: skip
 
 
-def pair(folder: Path, name: str, kind: str = "F32", **given: Any) -> tuple[Path, Path]:
-    """(Hugging Face folder, GGUF file). kind: the type of the matrices; the folder has their dequantised values."""
+def pair(folder: Path, name: str, kind: str | dict[str, str] = "F32", **given: Any) -> tuple[Path, Path]:
+    """(Hugging Face folder, GGUF file). kind: the type of the matrices, or those of roles ("": the others).
+
+    The folder has their dequantised values. Types that the gguf package cannot write get random blocks.
+    """
     gguf = pytest.importorskip("gguf")
     save = pytest.importorskip("safetensors.numpy").save_file
     config = {**COMMON, **MODELS[name], **given}
@@ -59,7 +63,8 @@ def pair(folder: Path, name: str, kind: str = "F32", **given: Any) -> tuple[Path
         values = (random.standard_normal(tensor.shape) * scale).astype(np.float32)
         if tensor.role.endswith("norm"):
             values = 1 + 0.2 * values
-        kept = "F32" if len(tensor.shape) == 1 else kind
+        kept = kind if isinstance(kind, str) else kind.get(tensor.role, kind[""])
+        kept = "F32" if len(tensor.shape) == 1 else kept
         heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
         turned = heads.get(tensor.role.removesuffix("_bias"), 0) if spec.model_type in ("llama", "mistral") else 0
         stored = _permuted(values, turned) if turned else values
@@ -119,5 +124,8 @@ def _quantised(gguf: Any, values: Any, kind: str) -> tuple[Any, Any]:
     if kind == "F32":
         return values, values
     type_ = gguf.GGMLQuantizationType[kind]
-    written = gguf.quants.quantize(values, type_)
+    try:
+        written = gguf.quants.quantize(values, type_)
+    except NotImplementedError:
+        written = quants.weights(kind.lower(), *values.shape, seed=values.size)
     return written, gguf.quants.dequantize(written, type_)

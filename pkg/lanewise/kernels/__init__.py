@@ -17,7 +17,7 @@ overlap the inputs. Any thread may call anything here; calls for the same table 
 from .arrays import Float32
 from .attend import attention
 from .contexts import context, isa, tables, threads
-from .packed import PackedMatrix, pack, pack_gated
+from .packed import QUANTISED, PackedMatrix, pack, pack_blocks, pack_gated
 from .products import gemm
 from .rows import (
     exp,
@@ -35,7 +35,7 @@ from .rows import (
 )
 
 __all__ = [
-    "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm", "isa",
-    "layer_norm", "pack", "pack_gated", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax",
-    "tables", "tanh", "threads",
+    "QUANTISED", "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm",
+    "isa", "layer_norm", "pack", "pack_blocks", "pack_gated", "relu2", "rms_norm", "rope", "silu", "silu_mul",
+    "softmax", "tables", "tanh", "threads",
 ]  # fmt: skip

@@ -15,6 +15,12 @@ Format = Literal["float32", "bfloat16", "int8"]
 FORMATS = ("float32", "bfloat16", "int8")
 INTEGERS = ("int8", "uint8")
 LANES = 16
+# Quantised types of GGUF that products take as they are: values in a block, and its bytes.
+QUANTISED = {
+    "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34), "q2_k": (256, 84),
+    "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210), "iq4_nl": (32, 18),
+    "iq4_xs": (256, 136), "mxfp4": (32, 17),
+}  # fmt: skip
 
 
 class PackedMatrix:
@@ -79,6 +85,28 @@ def pack(
     with contexts.borrowed() as ctx:
         weight.pack(ctx, bits if bits.flags.aligned else bits.copy(), type_)
     return PackedMatrix(weight, None if found is None else found.copy())
+
+
+def pack_blocks(rows: Any, dtype: str) -> PackedMatrix:
+    """Packs quantised rows of a GGUF file for `gemm`, losslessly.
+
+    rows is uint8 [n, bytes of a row], dtype the type of their blocks in lower case: one of QUANTISED. In products the
+    activations are rounded to 8 bits (docs/numerics.md).
+    """
+    if dtype not in QUANTISED:
+        raise ValueError(f"dtype: one of {', '.join(QUANTISED)} expected, got {dtype!r}")
+    rows = np.asarray(rows)
+    if rows.dtype != np.uint8:
+        raise TypeError(f"rows: uint8 expected, got {rows.dtype.name}")
+    if rows.ndim != 2:
+        raise ValueError(f"rows: a matrix [outputs, bytes] expected, got {rows.ndim} dimensions")
+    block, size = QUANTISED[dtype]
+    if rows.shape[1] % size:
+        raise ValueError(f"rows: whole blocks of {size} bytes expected, got rows of {rows.shape[1]}")
+    weight = _native.Weight(dtype, rows.shape[0], rows.shape[1] // size * block)
+    with contexts.borrowed() as ctx:
+        weight.pack(ctx, np.ascontiguousarray(rows), "blocks")
+    return PackedMatrix(weight)
 
 
 def pack_gated(gate: Any, up: Any, dtype: Format | None = None) -> PackedMatrix:

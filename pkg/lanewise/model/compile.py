@@ -116,7 +116,10 @@ def _attention(
     normed = _norm(score, spec, weights.vectors, "attn_norm", x)
     q, kv, d = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.head_dim
     qkv = score.slot("qkv", q + 2 * kv)
-    score.add("linear", in_=normed, out=qkv, weight=weights.qkv, bias=weights.vectors.get("qkv_bias"), exact=exact)
+    bias = weights.vectors.get("qkv_bias")
+    for first, matrix in weights.qkv:
+        part = None if bias is None else bias[first:]
+        score.add("linear", in_=normed, out=qkv, column2=first, weight=matrix, bias=part, exact=exact)
     if a.qk_norm:
         for role, column, heads in (("q_norm", 0, a.heads), ("k_norm", q, a.kv_heads)):
             score.add(

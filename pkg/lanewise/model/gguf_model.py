@@ -6,8 +6,9 @@ that a model has one description whatever file it comes from. Three things are t
 - The rows of q and k of architecture `llama` are stored in pairs that turn together (row 2j and 2j + 1 of a head),
   while the Spec turns row j with j + half. The permutation is undone row by row, which blocks survive.
 - `rope_freqs.weight` divides the frequencies of the rope (Llama 3.1's scaling, already worked out).
-- Quantised tensors are expanded to float32, one tensor at a time, while the model is packed: lossless, 4 bytes a
-  weight in memory. F32 and F16 become float32 as in safetensors, BF16 stays BF16.
+- Quantised tensors are packed as they are where the kernels have their type (DIRECT). The others, and all of them with
+  dtype="float32", are expanded to float32, one tensor at a time: lossless, 4 bytes a weight in memory. F32 and F16
+  become float32 as in safetensors, BF16 stays BF16.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .safetensors import TensorInfo, Weights
 from .spec import FLOATS, Names, Spec
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+DIRECT = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
 FACTORS = "rope_freqs.weight"
 NAMES = Names(
     embed="token_embd.weight", attn_norm="blk.{i}.attn_norm.weight", q="blk.{i}.attn_q.weight",
@@ -130,13 +132,27 @@ class GgufWeights(Weights):
         """The name of the type that the file holds."""
         return self._file.tensor(name).type.name
 
-    def array(self, name: str) -> np.ndarray[Any, Any]:
-        """The tensor's values: a read-only view of the file, or an expanded or reordered copy."""
+    def blocks_format(self, name: str) -> str | None:
+        stored = self.stored(name)
+        return stored.lower() if stored in DIRECT and len(self._file.tensor(name).shape) == 2 else None
+
+    def blocks(self, name: str) -> np.ndarray[Any, Any]:
+        rows, order = self._file.rows(name), self._order(name)
+        return rows if order is None else rows[order]
+
+    def _order(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Which stored row comes where; None: as they are."""
         heads = self._heads.get(name)
         if heads is None:
-            return self._file.array(name)
+            return None
         rows = self._file.tensor(name).shape[0]
-        order = np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """The tensor's values: a read-only view of the file, or an expanded or reordered copy."""
+        order = self._order(name)
+        if order is None:
+            return self._file.array(name)
         if len(self._file.tensor(name).shape) == 1:
             bias: np.ndarray[Any, Any] = self._file.array(name)[order]
             return bias

@@ -13,7 +13,7 @@ import numpy as np
 from .. import _native
 from ..tokenizer import Tokenizer
 from .compile import compile_program
-from .pack import Packer, Progress, format_of, matrices_of, packed_bytes
+from .pack import Packer, Progress, matrices_of, runs_of
 from .quantize_load import RoundedWeights
 from .safetensors import Weights
 from .source import open_source
@@ -99,8 +99,7 @@ class Model:
         """Formats and sizes, known before anything is packed."""
         plan = plan_formats(self.spec, weights, dtype)
         self.formats = plan
-        stored = "bfloat16" if plan.get("bfloat16", 0) >= plan.get("float32", 0) else "float32"
-        self.kv_dtype = stored if kv_dtype == "auto" else kv_dtype
+        self.kv_dtype = _kv_dtype(plan) if kv_dtype == "auto" else kv_dtype
         self.numerics, self.weight_bytes = numerics, sum(plan.values())
 
     def _limit(self, memory_limit: int | None) -> None:
@@ -246,10 +245,16 @@ def _given(generation: Any) -> dict[str, Any]:
 def plan_formats(spec: Spec, weights: Weights, dtype: str = "auto") -> dict[str, int]:
     """Bytes per packed format that the matrices will take."""
     plan: dict[str, int] = {}
-    for shape, roles, layer in matrices_of(spec):
-        format = format_of(spec, weights, dtype, roles, layer)
-        plan[format] = plan.get(format, 0) + packed_bytes(shape, format)
+    for matrix in matrices_of(spec):
+        for run in runs_of(matrix, spec, weights, dtype):
+            size = _native.packed_size(run.format, run.n, matrix.k)
+            plan[run.format] = plan.get(run.format, 0) + size
     return plan
+
+
+def _kv_dtype(plan: dict[str, int]) -> str:
+    """What keys and values are kept in by default: bfloat16 where most of the weights are."""
+    return "bfloat16" if 2 * plan.get("bfloat16", 0) >= sum(plan.values()) else "float32"
 
 
 def cache_bytes(spec: Spec, kv_dtype: str, tokens: int = _native.PAGE) -> int:
@@ -300,7 +305,7 @@ def describe(
         files = [str(path) for path in opened.weights.files]
         stored = opened.weights.nbytes
     if kv_dtype == "auto":
-        kv_dtype = "bfloat16" if plan.get("bfloat16", 0) >= plan.get("float32", 0) else "float32"
+        kv_dtype = _kv_dtype(plan)
     return {
         "source": str(opened.path), "files": files, "file_bytes": stored, **spec.info(), "formats": plan,
         "kv_dtype": kv_dtype,

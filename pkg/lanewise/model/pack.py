@@ -20,9 +20,12 @@ LANES = 16
 
 @dataclass(slots=True)
 class PackedLayer:
-    """One layer's matrices in order of execution, and its vectors (float32, padded to whole lines)."""
+    """One layer's matrices in order of execution, and its vectors (float32, padded to whole lines).
 
-    qkv: _native.Weight
+    qkv: (first output, matrix), one for each run of tensors of one format.
+    """
+
+    qkv: list[tuple[int, _native.Weight]]
     o: _native.Weight
     up: _native.Weight  # gated: alternating panels of 16 gate, 16 up rows
     down: _native.Weight
@@ -43,7 +46,8 @@ class Packed:
         if self.head is not self.embed:
             yield self.head
         for layer in self.layers:
-            yield from (layer.qkv, layer.o, layer.up, layer.down)
+            yield from (matrix for _, matrix in layer.qkv)
+            yield from (layer.o, layer.up, layer.down)
 
     @property
     def nbytes(self) -> int:
@@ -68,32 +72,78 @@ def alternated(gate: Vector, up: Vector) -> Vector:
     return np.ascontiguousarray(pairs.reshape(-1))
 
 
-def matrices_of(spec: Spec) -> Iterator[tuple[tuple[int, int], tuple[str, ...], int | None]]:
-    """((outputs, inputs), roles of the tensors in it, layer) of every packed matrix of a model."""
-    yield (spec.vocabulary, spec.hidden), ("embed",), None
+Part = tuple[str, int, int]  # role of a tensor, its first output, step (2: panels of gate and up alternate)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix of the program, n outputs over k inputs, and the tensors that are in it."""
+
+    n: int
+    k: int
+    parts: tuple[Part, ...]
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What of a matrix is packed together: n outputs from `first` on, in one format."""
+
+    format: str
+    first: int
+    n: int
+    parts: tuple[Part, ...]
+
+
+def layer_matrices(spec: Spec, i: int) -> dict[str, Matrix]:
+    """The four matrices of layer i by the names of PackedLayer."""
+    a, m, hidden = spec.layers[i].attention, spec.layers[i].mlp, spec.hidden
+    q, kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    up: tuple[Part, ...] = (("gate", 0, 2), ("up", LANES, 2)) if m.gated else (("up", 0, 1),)
+    return {
+        "qkv": Matrix(q + 2 * kv, hidden, (("q", 0, 1), ("k", q, 1), ("v", q + kv, 1)), i),
+        "o": Matrix(hidden, q, (("o", 0, 1),), i),
+        "up": Matrix(2 * round_up(m.width, LANES) if m.gated else m.width, hidden, up, i),
+        "down": Matrix(hidden, m.width, (("down", 0, 1),), i),
+    }
+
+
+def matrices_of(spec: Spec) -> Iterator[Matrix]:
+    """Every packed matrix of a model."""
+    yield Matrix(spec.vocabulary, spec.hidden, (("embed", 0, 1),))
     if not spec.tied:
-        yield (spec.vocabulary, spec.hidden), ("head",), None
-    for i, layer in enumerate(spec.layers):
-        a, m = layer.attention, layer.mlp
-        yield ((a.heads + 2 * a.kv_heads) * a.head_dim, spec.hidden), ("q", "k", "v"), i
-        yield (spec.hidden, a.heads * a.head_dim), ("o",), i
-        up = ("gate", "up") if m.gated else ("up",)
-        yield (2 * round_up(m.width, LANES) if m.gated else m.width, spec.hidden), up, i
-        yield (spec.hidden, m.width), ("down",), i
+        yield Matrix(spec.vocabulary, spec.hidden, (("head", 0, 1),))
+    for i in range(len(spec.layers)):
+        yield from layer_matrices(spec, i).values()
 
 
-def format_of(spec: Spec, weights: Weights, dtype: str, roles: tuple[str, ...], layer: int | None) -> str:
-    """The packed format of a matrix: bfloat16 if all of its tensors are stored so, unless `dtype` says otherwise."""
-    if dtype != "auto":
-        return dtype
-    stored = {weights.info(spec.tensor_name(role, layer)).dtype for role in roles}
-    return "bfloat16" if stored == {"BF16"} else "float32"
+def runs_of(matrix: Matrix, spec: Spec, weights: Weights, dtype: str) -> list[Run]:
+    """How a matrix is packed. dtype: "auto" (as stored; float16 exactly, as float32) or a format.
+
+    Float tensors of one matrix are bfloat16 together if all of them are stored so, else float32. Tensors quantised in
+    several ways become a run for each; where their panels alternate, float32.
+    """
+    formats = [dtype] * len(matrix.parts)
+    if dtype == "auto":
+        names = [spec.tensor_name(role, matrix.layer) for role, _, _ in matrix.parts]
+        formats = [weights.blocks_format(name) or _float_format(weights, name) for name in names]
+    if len(set(formats)) == 1:
+        return [Run(formats[0], 0, matrix.n, matrix.parts)]
+    if all(name in ("float32", "bfloat16") for name in formats) or any(step > 1 for _, _, step in matrix.parts):
+        return [Run("float32", 0, matrix.n, matrix.parts)]
+    ends = [first for _, first, _ in matrix.parts[1:]] + [matrix.n]
+    runs: list[Run] = []
+    for part, format, end in zip(matrix.parts, formats, ends, strict=True):
+        if runs and runs[-1].format == format:
+            last = runs[-1]
+            runs[-1] = Run(format, last.first, end - last.first, (*last.parts, part))
+        else:
+            runs.append(Run(format, part[1], end - part[1], (part,)))
+    return runs
 
 
-def packed_bytes(shape: tuple[int, int], format: str) -> int:
-    """Bytes of a packed matrix: 16 outputs a panel, 4 bytes of k a line."""
-    n, k = shape
-    return round_up(n, LANES) * (k * 4 if format == "float32" else round_up(k, 2) * 2)
+def _float_format(weights: Weights, name: str) -> str:
+    return "bfloat16" if weights.info(name).dtype == "BF16" else "float32"
 
 
 class Packer:
@@ -106,24 +156,18 @@ class Packer:
         self.done, self.total = 0, weights.nbytes
 
     def model(self) -> Packed:
-        embed = self.matrix([("embed", 0, 1)], self.spec.vocabulary, self.spec.hidden, None)
-        head = embed
-        if not self.spec.tied:
-            head = self.matrix([("head", 0, 1)], self.spec.vocabulary, self.spec.hidden, None)
+        first = matrices_of(self.spec)
+        embed = self.matrix(next(first))
+        head = embed if self.spec.tied else self.matrix(next(first))
         layers = [self.layer(i, layer) for i, layer in enumerate(self.spec.layers)]
         return Packed(embed, head, layers, self.norm("norm", None))
 
     def layer(self, i: int, layer: Layer) -> PackedLayer:
-        a, m, hidden = layer.attention, layer.mlp, self.spec.hidden
-        q, kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
-        width = round_up(m.width, LANES)
-        up = [("gate", 0, 2), ("up", LANES, 2)] if m.gated else [("up", 0, 1)]
+        a, m, parts = layer.attention, layer.mlp, layer_matrices(self.spec, i)
         packed = PackedLayer(
-            qkv=self.matrix([("q", 0, 1), ("k", q, 1), ("v", q + kv, 1)], q + 2 * kv, hidden, i),
-            o=self.matrix([("o", 0, 1)], hidden, q, i),
-            up=self.matrix(up, 2 * width if m.gated else m.width, hidden, i),
-            down=self.matrix([("down", 0, 1)], hidden, m.width, i),
-        )
+            qkv=self.runs(parts["qkv"]), o=self.matrix(parts["o"]), up=self.matrix(parts["up"]),
+            down=self.matrix(parts["down"]),
+        )  # fmt: skip
         vectors = packed.vectors
         vectors |= self.norm("attn_norm", i) | self.norm("mlp_norm", i)
         if a.bias_qkv:
@@ -138,16 +182,26 @@ class Packer:
             vectors["down_bias"] = padded([self.vector("down_bias", i)])
         return packed
 
-    def matrix(self, parts: list[tuple[str, int, int]], n: int, k: int, layer: int | None) -> _native.Weight:
-        """Packs tensors (role, first row, step) into one matrix of n outputs over k inputs."""
-        roles = tuple(role for role, _, _ in parts)
-        weight = _native.Weight(format_of(self.spec, self.weights, self.dtype, roles, layer), n, k)
-        for role, row0, step in parts:
-            name = self.spec.tensor_name(role, layer)
-            info = self.weights.info(name)
-            weight.pack(self.ctx, self.weights.array(name), _TYPE[info.dtype], row0, step)
-            self.finished(name)
+    def matrix(self, matrix: Matrix) -> _native.Weight:
+        """Packs a matrix that is one run."""
+        ((_, weight),) = self.runs(matrix)
         return weight
+
+    def runs(self, matrix: Matrix) -> list[tuple[int, _native.Weight]]:
+        """Packs a matrix: (first output, packed) of each run."""
+        packed = []
+        for run in runs_of(matrix, self.spec, self.weights, self.dtype):
+            weight = _native.Weight(run.format, run.n, matrix.k)
+            for role, first, step in run.parts:
+                name = self.spec.tensor_name(role, matrix.layer)
+                if run.format == self.weights.blocks_format(name):
+                    source, type_ = self.weights.blocks(name), "blocks"
+                else:
+                    source, type_ = self.weights.array(name), _TYPE[self.weights.info(name).dtype]
+                weight.pack(self.ctx, source, type_, first - run.first, step)
+                self.finished(name)
+            packed.append((run.first, weight))
+        return packed
 
     def vector(self, role: str, layer: int | None) -> Vector:
         name = self.spec.tensor_name(role, layer)

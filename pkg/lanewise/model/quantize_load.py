@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LoadError
-from .gguf_model import GgufWeights
+from .gguf_model import DIRECT, GgufWeights
 from .quantised import QuantisedWeights
 from .quantize import dequantize_rows, quantize_rows
 from .quantize_plan import Plan
@@ -73,23 +73,42 @@ class RoundedWeights(Weights):
         found, kind = self._weights.info(name), self._kinds.get(name)
         return found if kind is None else replace(found, dtype="BF16" if kind == "BF16" else "F32")
 
+    def blocks_format(self, name: str) -> str | None:
+        kind = self._kinds.get(name)
+        if kind is None:
+            return self._weights.blocks_format(name)
+        return kind.lower() if kind in DIRECT else None
+
+    def blocks(self, name: str) -> np.ndarray[Any, Any]:
+        if name not in self._kinds:
+            return self._weights.blocks(name)
+        return np.concatenate(list(self._quantised(name)))
+
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The values; LoadError, naming tensor and index, for a weight that is not finite or too large for its type."""
-        values, kind = self._weights.array(name), self._kinds.get(name)
+        kind = self._kinds.get(name)
         if kind is None:
-            return values
-        out = np.empty(values.shape, np.uint16 if kind == "BF16" else np.float32)
+            return self._weights.array(name)
+        out = np.empty(self.info(name).shape, np.uint16 if kind == "BF16" else np.float32)
+        start = 0
+        for blocks in self._quantised(name):
+            end = start + len(blocks)
+            out[start:end] = blocks.view("<u2") if kind == "BF16" else dequantize_rows(blocks, kind)
+            start = end
+        return out
+
+    def _quantised(self, name: str) -> Iterator[np.ndarray[Any, Any]]:
+        """The blocks of a matrix, some rows at a time."""
+        values, kind = self._weights.array(name), self._kinds[name]
         step = max(1, _SLICE // values.shape[1])
         short = self._weights.info(name).dtype == "BF16"
         for start in range(0, len(values), step):
             part = values[start : start + step]
             rows = (part.astype(np.uint32) << 16).view(np.float32) if short else part.astype(np.float32)
             try:
-                blocks = quantize_rows(rows, kind, threads=self._threads, first=start)
+                yield quantize_rows(rows, kind, threads=self._threads, first=start)
             except ValueError as error:
                 raise LoadError(str(error), file=self._weights.info(name).file, field=name) from None
-            out[start : start + step] = blocks.view("<u2") if kind == "BF16" else dequantize_rows(blocks, kind)
-        return out
 
     def release(self, name: str) -> None:
         self._weights.release(name)

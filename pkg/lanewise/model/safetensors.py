@@ -136,6 +136,14 @@ class Weights:
         raw = np.frombuffer(shard.map, np.uint8, info.nbytes, info.start)
         return raw.view(view or "u1").reshape(shape)
 
+    def blocks_format(self, name: str) -> str | None:
+        """The packed format that takes this tensor's quantised blocks as they are; None: there is none."""
+        return None
+
+    def blocks(self, name: str) -> np.ndarray[Any, Any]:
+        """The rows of a tensor that has a blocks_format, uint8[rows, bytes]."""
+        raise LoadError("holds no quantised blocks", file=self._shard(name).path, field=name)
+
     def release(self, name: str) -> None:
         """Tell the system that the pages which hold only `name` are not needed now; reading them again maps them again.
 

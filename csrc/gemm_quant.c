@@ -1,0 +1,190 @@
+/* gemm_quant.c - the driver of products with quantised weights.
+ *
+ * The activations are quantised once per call, row group by row group, into streams that tiles read from end to end (quant.h).
+ * k is never cut: a pair of panels over all k fits L2, and passes every row group while it is there.
+ *   few row groups    tiles read the packed planes as they are: the weights leave memory once and are small in the caches
+ *   more              each pair is expanded to bytes and float32 scales first, into a buffer of the worker's own, and one kind
+ *                     of tile does the work whatever the format
+ * Nothing here can change a bit: a row's sums do not depend on its group, nor on the form of the weights. */
+#include "context.h"
+#include "quant.h"
+#include <string.h>
+
+enum {
+    PAIR = 2,                    /* panels of a tile */
+    STAGE_BYTES = 32 << 20,      /* quantised activations per pass */
+    TASKS_PER_THREAD = 4,
+    AHEAD = 1536                 /* bytes from the line in use to the one to fetch, per panel */
+};
+
+typedef struct plan {
+    const lw_gemm_args *g;
+    const lw_kernels *kernels;
+    int form, run_form;          /* rows of lw_quants: of the weights; of what tiles read */
+    int64_t row0, rows;          /* of this pass */
+    int64_t groups, low, higher; /* row groups: `low` rows each, one more in the first `higher` */
+    int64_t pairs, ranges, blocks, slice;
+    int late;                    /* sums are formed aside and finished from there */
+    size_t row_bytes;            /* of quantised activations */
+    size_t panel_bytes;          /* of an expanded panel */
+    unsigned char *staged, *buffers;
+} plan;
+
+static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
+static int64_t group_row(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
+
+static void quantize_group(void *arg, int64_t group, int worker)
+{
+    (void)worker;
+    const plan *p = arg;
+    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row;
+    p->kernels->quantize(p->form, (int)rows, p->g->w->k, (const float *)p->g->a + (p->row0 + row) * p->g->lda, p->g->lda,
+                         p->staged + (size_t)row * p->row_bytes);
+}
+
+/* The rows of c lie far apart, and tiles would wait for each of them. */
+static void fetch_rows(const float *c, int64_t ldc, int64_t rows)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        __builtin_prefetch(c + i * ldc, 1, 3);
+        __builtin_prefetch(c + i * ldc + LW_LANES, 1, 3);
+    }
+}
+
+/* Sums of a tile that are still to be finished -> c. */
+static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t panels, const float *sums)
+{
+    lw_sums s = {.sums = sums, .ld = PAIR * LW_LANES, .row = p->row0 + row, .rows = rows, .panel = panel, .panels = panels};
+    lw_gemm_finish(p->kernels, p->g, &s, p->g->w->n);
+}
+
+/* The tiles of one pair of panels. */
+static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1, unsigned char *buffer)
+{
+    const lw_gemm_args *g = p->g;
+    const lw_weight *w = g->w;
+    const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes, *next = lines + PAIR * w->panel_bytes;
+    int64_t column = pair * PAIR * LW_LANES;
+    lw_quant_tile t = {.b = lines, .ldb = (ptrdiff_t)w->panel_bytes, .k = w->k, .form = p->run_form, .ldc = g->ldc,
+                       .ldr = g->ldr, .panels = (int)lw_min(PAIR, w->panels - pair * PAIR),
+                       .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .bias = g->bias ? g->bias + column : NULL,
+                       .ahead = AHEAD};
+    ALIGN(64) float aside[LW_MAX_ROWS * PAIR * LW_LANES];
+    if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
+    if (buffer) {
+        for (int i = 0; i < t.panels; i++)
+            p->kernels->expand_quant(p->form, w->k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
+        t.b = buffer;
+        t.ldb = (ptrdiff_t)p->panel_bytes;
+    }
+    for (int64_t group = group0; group < group1; group++) {
+        int64_t row = group_row(p, group);
+        t.rows = (int)(group_row(p, group + 1) - row);
+        t.a = p->staged + (size_t)row * p->row_bytes;
+        if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
+        t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+        for (int64_t i = 0; i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
+        next += p->slice;            /* the next pair is on its way to L2, a slice with each group */
+        if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
+        p->kernels->tile_quant(&t);
+        if (p->late) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
+        t.ahead = 0;                 /* the weights are in the caches now */
+    }
+}
+
+/* One row group: every weight is used once, so memory sets the pace. The panels of a tile are not neighbours but come from the two
+ * halves of the range: each half is then one stream from its first panel to its last. Gate and up of a panel follow each other. */
+static void stream_range(const plan *p, int64_t panel0, int64_t panel1)
+{
+    const lw_weight *w = p->g->w;
+    ALIGN(64) float sums[2][LW_MAX_ROWS * PAIR * LW_LANES], pair[LW_MAX_ROWS * PAIR * LW_LANES];
+    int64_t unit = p->g->gated ? 2 : 1, half = lw_ceil_div((panel1 - panel0) / unit, PAIR);
+    int rows = (int)p->rows;
+    lw_quant_tile t = {.a = p->staged, .ldb = (ptrdiff_t)((size_t)(half * unit) * w->panel_bytes), .ldc = PAIR * LW_LANES,
+                       .k = w->k, .form = p->form, .rows = rows, .ahead = AHEAD};
+    for (int64_t i = 0; i < half; i++) {
+        t.panels = panel0 + (half + i) * unit < panel1 ? PAIR : 1;
+        t.columns = t.panels * LW_LANES;
+        for (int64_t u = 0; u < unit; u++) {
+            t.c = sums[u];
+            t.b = w->lines + (size_t)(panel0 + i * unit + u) * w->panel_bytes;
+            p->kernels->tile_quant(&t);
+        }
+        for (int q = 0; q < t.panels; q++) {
+            int64_t panel = panel0 + (i + q * half) * unit;
+            if (unit == 1) {
+                finish(p, 0, rows, panel, 1, sums[0] + q * LW_LANES);
+                continue;
+            }
+            for (int r = 0; r < PAIR * rows; r++)
+                memcpy(pair + r * LW_LANES, sums[r % 2] + (r / 2 * PAIR + q) * LW_LANES, LW_LINE);
+            finish(p, 0, rows, panel, 2, pair);
+        }
+    }
+}
+
+static void run_task(void *arg, int64_t task, int worker)
+{
+    const plan *p = arg;
+    int64_t block = task / p->ranges, range = task % p->ranges;
+    unsigned char *buffer = p->buffers ? p->buffers + (size_t)worker * PAIR * p->panel_bytes : NULL;
+    int64_t last = split(p->pairs, p->ranges, range + 1);
+    if (p->groups == 1 && !buffer) {
+        stream_range(p, split(p->pairs, p->ranges, range) * PAIR, lw_min(last * PAIR, p->g->w->panels));
+        return;
+    }
+    for (int64_t pair = split(p->pairs, p->ranges, range); pair < last; pair++)
+        run_pair(p, pair, split(p->groups, p->blocks, block), split(p->groups, p->blocks, block + 1), buffer);
+}
+
+/* From so many rows on expanding pays: it costs about as much as three groups gain where codes are put together from planes,
+ * and nibbles alone are nearly free in a tile. */
+static int64_t expand_rows(const plan *p)
+{
+    int code = lw_quants[p->form].code;
+    if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
+    if (code == LW_CODE_LINE) return INT64_MAX;
+    return code == LW_CODE_NIBBLE ? 96 : code == LW_CODE_IQ4 || code == LW_CODE_FP4 ? 64 : 56;
+}
+
+static lw_status plan_pass(plan *p, lw_ctx *ctx)
+{
+    const lw_weight *w = p->g->w;
+    int64_t threads = lw_pool_threads(ctx->pool);
+    int expand = p->rows >= expand_rows(p);
+    p->groups = lw_ceil_div(p->rows, expand ? p->kernels->quant_rows : p->kernels->quant_direct);
+    p->low = p->rows / p->groups;
+    p->higher = p->rows % p->groups;
+    p->pairs = lw_ceil_div(w->panels, PAIR);
+    p->run_form = expand ? lw_quants[p->form].expanded : p->form;
+    p->panel_bytes = (size_t)lw_quant_panel_bytes(&lw_quants[p->run_form], w->k);
+    /* As in gemm.c: a task should outlast what starting it costs. */
+    int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
+    p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1)), p->pairs);
+    p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, cost / 3000)), 1);
+    p->slice = lw_round_up(lw_ceil_div(PAIR * (int64_t)w->panel_bytes, lw_ceil_div(p->groups, p->blocks)), LW_LINE);
+    size_t staged = (size_t)lw_round_up(p->rows * (int64_t)p->row_bytes, LW_LINE);
+    size_t buffers = expand ? (size_t)threads * PAIR * p->panel_bytes : 0;
+    LW_TRY(lw_block_reserve(&ctx->scratch, staged + buffers));
+    p->staged = ctx->scratch.data;
+    p->buffers = expand ? p->staged + staged : NULL;
+    return LW_OK;
+}
+
+lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args)
+{
+    const lw_weight *w = args->w;
+    plan p = {.g = args, .kernels = ctx->kernels, .form = (int)(w->format - LW_Q4_0)};
+    p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
+    p.row_bytes = (size_t)lw_quant_row_words(&lw_quants[p.form], w->k) * 4;
+    int64_t most = lw_max(STAGE_BYTES / (int64_t)p.row_bytes, 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
+    for (int64_t pass = 0; pass < passes; pass++) {
+        p.row0 = split(args->m, passes, pass);
+        p.rows = split(args->m, passes, pass + 1) - p.row0;
+        LW_TRY(plan_pass(&p, ctx));
+        if (p.groups == 1) quantize_group(&p, 0, 0);
+        else LW_TRY(lw_pool_run(ctx->pool, p.groups, quantize_group, &p));
+        LW_TRY(lw_pool_run(ctx->pool, p.blocks * p.ranges, run_task, &p));
+    }
+    return LW_OK;
+}

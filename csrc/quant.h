@@ -1,0 +1,90 @@
+/* quant.h - quantised weight formats as data: what a packed block is made of (docs/layouts.md).
+ *
+ * A panel is 16 outputs over all k, cut into superblocks of 256 k: a header (scales), then one piece of code planes per 32 k.
+ * Headers and pieces are whole lines. Where k ends within a superblock, the missing pieces are left out.
+ * Codes are unsigned; a weight is scale * (code - zero), or scale * code - minimum.
+ */
+#ifndef LW_QUANT_H
+#define LW_QUANT_H
+#include "common.h"
+#include "lanewise.h"
+
+/* Planes of 32 k, as 8 groups g of 4 k, a group being 4 bytes per output, bits from the lowest on:
+ * NIBBLE  4 lines: line i = group 2i | group 2i+1 << 4          _BIT  + 1 line: bit 4 of group j at bit j
+ *                                                               _TWO  + 2 lines: bits 4, 5 of group 4i+j at bits 2j of line i
+ * TWO     2 lines: line i = group 4i+j at bits 2j               _BIT  + 1 line: bit 2 of group j at bit j
+ * LINE    8 lines: one group each.   IQ4, FP4: NIBBLE, indices of a table. */
+typedef enum lw_code { LW_CODE_NIBBLE, LW_CODE_NIBBLE_BIT, LW_CODE_NIBBLE_TWO, LW_CODE_TWO, LW_CODE_TWO_BIT, LW_CODE_LINE,
+                       LW_CODE_IQ4, LW_CODE_FP4 } lw_code;
+
+/* Headers. d, dmin: 16 float16. A byte line holds 4 bytes per output, one for each of 4 neighbouring blocks.
+ * F16   8 times d                       F16M  8 times d, then 8 times the minima (float16, added)
+ * K6    d dmin; low nibbles of scales 0..3 | 4..7 << 4; of minima the same; their bits 4, 5: scales 0..3 | 4..7 << 2 | minima
+ *       0..3 << 4 | 4..7 << 6
+ * K8    4 byte lines of scales (signed); d                  K2  4 byte lines: scale | minimum << 4; d dmin
+ * K3    2 byte lines: low nibbles of scales 8i+0..3 | 8i+4..7 << 4; 1 line: bits 4, 5 of 4j+0..3 at 2j; d
+ * XS    1 byte line: low nibbles 0..3 | 4..7 << 4; d; 16-bit words: bits 4, 5 of scale j at 2j
+ * E8    2 byte lines of exponents
+ * F32, F32M, F32I: what an expanded panel has: a float32 line per block; then nothing; a float32 line of minima per block;
+ *       or a float32 line of dmin and int16 pairs of minima, 4i and 4i+2, then 4i+1 and 4i+3. */
+typedef enum lw_scales { LW_SCALES_F16, LW_SCALES_F16M, LW_SCALES_K6, LW_SCALES_K8, LW_SCALES_K3, LW_SCALES_K2, LW_SCALES_XS,
+                         LW_SCALES_E8, LW_SCALES_F32, LW_SCALES_F32M, LW_SCALES_F32I } lw_scales;
+typedef enum lw_minima { LW_MIN_NONE, LW_MIN_FLOAT, LW_MIN_INT } lw_minima;
+
+/* sums: how many sums of two products of a code and an activation fit 16 bits together (0: not even one). */
+typedef struct lw_quant {
+    uint8_t code, scales, minima, block, zero, sums;
+    uint16_t header, piece;      /* bytes */
+    uint16_t source_block, source_bytes;   /* of the file's blocks: values, bytes */
+    uint8_t expanded;            /* the index of the expanded form */
+} lw_quant;
+
+/* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
+enum { LW_QUANT_FORMATS = LW_MXFP4 - LW_Q4_0 + 1,
+       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_QUANTS };
+enum { LW_SUPER = 256, LW_PIECE = 32 };
+
+static const lw_quant lw_quants[LW_QUANTS] = {
+    [LW_Q4_0 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16, LW_MIN_NONE, 32, 8, 8, 256, 256, 32, 18, LW_X32_8},
+    [LW_Q4_1 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 8, 512, 256, 32, 20, LW_X32F_2},
+    [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_2},
+    [LW_Q5_1 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 4, 512, 320, 32, 24, LW_X32F_2},
+    [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_0},
+    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X16I_8},
+    [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X16_2},
+    [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8},
+    [LW_Q5_K - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_K6, LW_MIN_INT, 32, 0, 4, 256, 320, 256, 176, LW_X32I_2},
+    [LW_Q6_K - LW_Q4_0] = {LW_CODE_NIBBLE_TWO, LW_SCALES_K8, LW_MIN_NONE, 16, 32, 2, 320, 384, 256, 210, LW_X16_2},
+    [LW_IQ4_NL - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 256, 32, 18, LW_X32_0},
+    [LW_IQ4_XS - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_XS, LW_MIN_NONE, 32, 128, 0, 128, 256, 256, 136, LW_X32_0},
+    [LW_MXFP4 - LW_Q4_0] = {LW_CODE_FP4, LW_SCALES_E8, LW_MIN_NONE, 32, 12, 4, 128, 256, 32, 17, LW_X32_2},
+    [LW_X32_8] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 8, 512, 512, 0, 0, 0},
+    [LW_X32_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 2, 512, 512, 0, 0, 0},
+    [LW_X32_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0},
+    [LW_X32F_2] = {LW_CODE_LINE, LW_SCALES_F32M, LW_MIN_FLOAT, 32, 0, 2, 1024, 512, 0, 0, 0},
+    [LW_X32I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 8, 832, 512, 0, 0, 0},
+    [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 832, 512, 0, 0, 0},
+    [LW_X16_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1024, 512, 0, 0, 0},
+    [LW_X16I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 16, 0, 8, 1600, 512, 0, 0, 0},
+};
+static inline const lw_quant *lw_quant_of(lw_format format) { return &lw_quants[format - LW_Q4_0]; }
+
+/* The tables of IQ4 (stored + 128) and FP4 (doubled E2M1, stored + 12). */
+static const uint8_t lw_table_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+static const uint8_t lw_table_fp4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+static inline int64_t lw_quant_panel_bytes(const lw_quant *q, int64_t k) {
+    return lw_ceil_div(k, LW_SUPER) * q->header + lw_ceil_div(k, LW_PIECE) * q->piece;
+}
+
+/* Activations of a row group (R rows), group after group of lw_quant_group(k) values of k, in 4-byte words:
+ * R scales (float32); the terms of the blocks, [block][R]: with a zero point -zero * sum of the block's codes (int32), with
+ * float minima that sum (float32), with integer minima pairs of sums (int16) paired as the minima are; the codes (int8),
+ * [4 k][R][4]. */
+static inline int lw_quant_group(int64_t k) { return k % LW_SUPER ? LW_SUPER / 2 : LW_SUPER; }
+static inline int64_t lw_quant_row_words(const lw_quant *q, int64_t k) {
+    int64_t blocks = lw_ceil_div(k, LW_PIECE) * (LW_PIECE / q->block), group = lw_quant_group(k);
+    int64_t terms = q->minima == LW_MIN_INT ? blocks / 2 : blocks;
+    return lw_ceil_div(k, group) + terms + lw_ceil_div(k, LW_PIECE) * (LW_PIECE / 4);
+}
+#endif

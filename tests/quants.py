@@ -1,0 +1,73 @@
+"""Quantised weights and activations for the tests: blocks of every type, and what a product of them has to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lanewise import kernels as k
+from lanewise.model.gguf_types import TYPES, expand
+
+KINDS = {kind.name.lower(): kind for kind in TYPES.values() if kind.name.lower() in k.QUANTISED}
+NAMES = tuple(KINDS)
+SMALL = tuple(name for name in NAMES if KINDS[name].block == 32)
+# where the float16 scales of a block begin
+SCALES = {
+    "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0], "q2_k": [80, 82], "q3_k": [108],
+    "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0], "mxfp4": [],
+}  # fmt: skip
+HALVES = [0, 0x8000, 1, 0x8001, 0x03FF, 0x0400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0x7D01]
+Array = np.ndarray[Any, Any]
+
+
+def blocks(name: str, n: int, depth: int, seed: int = 0, scales: Any = None, size: float = 0.02) -> Array:
+    """uint8[n, bytes of a row]: random codes and sub-scales; float16 scales from `scales`, or normal * size."""
+    random, kind = np.random.default_rng(seed), KINDS[name]
+    raw = random.integers(0, 256, (n * depth // kind.block, kind.size), np.uint8)
+    for at in SCALES[name]:
+        drawn = (random.standard_normal(len(raw)) * size).astype(np.float16).view(np.uint16)
+        if scales is not None:
+            drawn = random.choice(np.array(scales, np.uint16), len(raw))
+        raw[:, at : at + 2] = drawn.astype("<u2").view(np.uint8).reshape(-1, 2)
+    if name == "mxfp4":
+        raw[:, 0] = random.integers(*((118, 130) if scales is None else (0, 256)), len(raw))
+    return raw.reshape(n, -1)
+
+
+def weights(name: str, n: int, depth: int, seed: int = 0) -> Array:
+    """Blocks whose values look like those of a layer."""
+    deviation = float(values(name, blocks(name, n, depth, seed)).std())
+    return blocks(name, n, depth, seed, size=0.02 / deviation / depth**0.5)
+
+
+def values(name: str, raw: Array) -> Array:
+    """float32 [n, k]: what the blocks mean (tests/model/test_gguf_types.py compares that with the gguf package)."""
+    return expand(raw, KINDS[name])
+
+
+def quantised(a: Array) -> tuple[Array, Array]:
+    """(codes int64 [m, k], scales float64 [m, k]) of activations, as docs/numerics.md defines them."""
+    m, depth = a.shape
+    group = 256 if depth % 256 == 0 else 128
+    codes, scales = np.zeros((m, depth), np.int64), np.zeros((m, depth))
+    for start in range(0, depth, group):
+        part = a[:, start : start + group].astype(np.float32)
+        top = np.abs(part).max(axis=1, keepdims=True)
+        top = np.where(top < np.float32(2.0**-100), np.float32(0), top)
+        with np.errstate(divide="ignore"):
+            factor = np.where(top > 0, np.float32(127) / top, np.float32(0)).astype(np.float32)
+        codes[:, start : start + group] = np.rint(part * factor).astype(np.int64)
+        scales[:, start : start + group] = top / np.float32(127)
+    return codes, scales
+
+
+def product(a: Array, w: Array) -> Array:
+    """float64 [m, n] over the quantised activations and the weights' exact values."""
+    codes, scales = quantised(a)
+    return (codes * scales) @ w.astype(np.float64).T
+
+
+def nmse(got: Array, wanted: Array) -> float:
+    power = float((wanted**2).sum())
+    return float(((got.astype(np.float64) - wanted) ** 2).sum()) / (power or 1.0)
