@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quantised_writers as writers
 from gguf_pairs import pair
 from tiny import MODELS, Floats, Player, folder, same_bits, some_ids
 
 from lanewise.errors import LoadError, UnsupportedError
+from lanewise.model import convert
 from lanewise.model.convert import quantize_model
 from lanewise.model.gguf import open_gguf
 from lanewise.model.gguf_writer import Declared, GgufWriter, Value
@@ -200,6 +202,28 @@ def test_importance_files_that_are_wrong(tensors: list[Any], message: str, tmp_p
 
 def quantize_plain(values: Floats, kind: str) -> Any:
     return values if kind == "F32" else quantize_rows(values, kind)
+
+
+def test_a_quantised_folder_is_written_exactly_and_left_alone(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False, "sym": False}
+    random = np.random.default_rng(0)
+
+    def made(module: str, n: int, k: int) -> Any:
+        return None if module == "lm_head" else writers.gptq(writers.draw(random, n, k, 4, 16))
+
+    held, plain = writers.pair(folder(tmp_path_factory, "llama"), tmp_path, section, made)
+    monkeypatch.setattr(convert, "SLICE", 1000)
+    found = quantize_model(held, tmp_path / "m.gguf", type="F32")
+    assert found["notes"][0].startswith("the source is quantised already (")
+    assert same_bits(logits(tmp_path / "m.gguf"), logits(plain))
+    quantize_model(held, tmp_path / "a.gguf", type="q8")
+    quantize_model(plain, tmp_path / "b.gguf", type="q8")
+    assert same_bits(logits(tmp_path / "a.gguf"), logits(tmp_path / "b.gguf"))
+    on_load = logits(held, quantize="q4")  # only embedding and head are floats
+    assert not same_bits(on_load, logits(held))
+    assert not same_bits(on_load, logits(plain, quantize="q4"))
 
 
 def test_importance_has_the_form_of_an_imatrix(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_malformed_file(name: str, tmp_path: Path) -> None:
     assert isinstance(caught.value, LoadError)
     assert caught.value.file == str(path)
     if before:
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before  # fewer, if something of an earlier test went meanwhile
         assert str(path) not in Path("/proc/self/maps").read_text()
 
 
