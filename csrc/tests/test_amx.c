@@ -20,11 +20,7 @@ static void check_released(const lw_kernels *t)
 #endif
 }
 
-static uint16_t low_float(int wild)
-{
-    float x = uniform() * (wild && bits() % 3 == 0 ? 0x1p-64f : wild && bits() % 20 == 0 ? 0x1p-130f : 1.0f);
-    return (uint16_t)(word(x) >> 16);
-}
+static uint16_t low_float(float size) { return (uint16_t)(word(uniform() * size) >> 16); }
 
 /* ---- TDPBF16PS, after its definition ------------------------------------------------------------------------------- */
 static float no_subnormal(float x) { return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x; }
@@ -33,9 +29,9 @@ static float chain(float c, const uint16_t *a, const uint16_t *w, int k)
 {
     for (int k0 = 0; k0 < k; k0 += 32) {
         float even = 0, odd = 0;
-        for (int i = k0; i < k && i < k0 + 32; i++) {
+        for (int i = k0; i < k0 + 32; i++) {                /* behind k zeros: they make +0 of -0 */
             float *sum = i % 2 ? &odd : &even;
-            *sum = no_subnormal(fmaf(wide(a[i]), wide(w[i]), *sum));
+            *sum = no_subnormal(fmaf(i < k ? wide(a[i]) : 0.0f, i < k ? wide(w[i]) : 0.0f, *sum));
         }
         c = no_subnormal(no_subnormal(c) + no_subnormal(even + odd));
     }
@@ -48,24 +44,27 @@ static float c0[ROWS * (COLUMNS + 5)], bias[COLUMNS], residual[ROWS * COLUMNS];
 /* One tile; its lines end where the memory ends, its rows of activations 64-byte blocks of which the rest is zero. */
 static void dot_case(const lw_kernels *t, int rows, int panels, int columns, int k, int mode)
 {
-    const int lines = (k + 1) / 2, wild = mode & 8;
+    const int lines = (k + 1) / 2;
+    /* Ordinary; products and sums about the smallest normal number; activations that are subnormal in part. */
+    const float a_size = mode & 8 ? 0x1p-62f : mode & 16 ? 0x1p-125f : 1.0f;
+    const float w_size = mode & 8 ? 0x1p-62f : mode & 16 ? 0x1p60f : 1.0f, c_size = mode & 8 ? 0x1p-124f : 1.0f;
     const size_t panel = (size_t)lines * LW_LINE;
     guarded b = guard(panel * (size_t)panels, 1), a = guard((size_t)rows * LD * 2, 1), c = guard(sizeof c0, 1);
     memset(a16, 0, sizeof a16);
     memset(w16, 0, sizeof w16);
     memset(a.data, 0xff, (size_t)rows * LD * 2);
     for (int r = 0; r < rows; r++) {
-        for (int i = 0; i < k; i++) a16[r][i] = low_float(wild);
+        for (int i = 0; i < k; i++) a16[r][i] = low_float(a_size);
         memcpy((uint16_t *)a.data + r * LD, a16[r], (size_t)(k + 31) / 32 * 64);
     }
     memset(b.data, 0, panel * (size_t)panels);
     for (int j = 0; j < 16 * panels; j++)
         for (int i = 0; i < k; i++) {
-            w16[j][i] = low_float(wild);
+            w16[j][i] = low_float(w_size);
             memcpy((char *)b.data + (size_t)(j / 16) * panel + (size_t)(i / 2 * LW_LINE + j % 16 * 4 + i % 2 * 2), &w16[j][i], 2);
         }
     float *out = c.data;
-    for (size_t i = 0; i < sizeof c0 / 4; i++) out[i] = c0[i] = uniform();
+    for (size_t i = 0; i < sizeof c0 / 4; i++) out[i] = c0[i] = uniform() * c_size;
     for (int i = 0; i < COLUMNS; i++) bias[i] = uniform();
     for (int i = 0; i < ROWS * COLUMNS; i++) residual[i] = uniform();
     lw_tile tile = {.a = a.data, .lda = LD, .b = b.data, .ldb = (ptrdiff_t)panel, .c = out, .ldc = columns + 5, .rows = rows,
@@ -94,9 +93,9 @@ static void test_dot(const lw_kernels *t)
     for (int rows = 1; rows <= t->matrix_rows; rows++)
         for (int panels = 1; panels <= LW_MAX_STEP; panels++) {
             dot_case(t, rows, panels, 16 * panels, 1 + (int)(bits() % K), rows % 2);
-            dot_case(t, rows, panels, 16 * panels - (int)(bits() % 16), 1 + (int)(bits() % K), (int)(bits() % 16));
+            dot_case(t, rows, panels, 16 * panels - (int)(bits() % 16), 1 + (int)(bits() % K), (int)(bits() % 24));
         }
-    for (int k = 1; k <= 130; k++) dot_case(t, 1 + k % 32, 1 + k % 4, 16 * (1 + k % 4) - k % 16, k, k % 16);
+    for (int k = 1; k <= 130; k++) dot_case(t, 1 + k % 32, 1 + k % 4, 16 * (1 + k % 4) - k % 16, k, k % 24);
 }
 
 /* ---- TDPBSUD -------------------------------------------------------------------------------------------------------- */
@@ -187,7 +186,7 @@ static void test_driver_dot(lw_ctx *ctx, int64_t m, int64_t n, int64_t k)
     uint16_t *low = malloc((size_t)((m + n) * k) * 2);
     float *one = malloc((size_t)n * 4);
     for (int64_t i = 0; i < (m + n) * k; i++) {
-        low[i] = low_float(0);
+        low[i] = low_float(1.0f);
         (i < m * k ? a : w - m * k)[i] = from_word((uint32_t)low[i] << 16);
     }
     lw_weight *packed;
