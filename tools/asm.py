@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
-SYMBOL = re.compile(r"^[0-9a-f]+ <((?:f32|lace|bf16|dot)_(\d+)x(\d+))(?:\.\w+)*>:$")
+SYMBOL = re.compile(r"^[0-9a-f]+ <((?:f32|lace|bf16|dot|amxDOT|amxINT8)_(\d+)x(\d+))(?:\.\w+)*>:$")
 LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)(?:\s+[#<].*)?$")
-FMA = re.compile(r"vfn?m(add|sub)\w*|vdpbf16ps|vpdpbusds?|vpdpwssds?|fmla|fmls|bfdot|bfmlal[bt]|[su]dot|[su]mmla|usdot")
+FMA = re.compile(r"vfn?m(add|sub)\w*|vdpbf16ps|vpdpbusds?|vpdpwssds?|tdpbf16ps|tdpbsud|fmla|fmls|bfdot|bfmlal[bt]|[su]dot|[su]mmla|usdot")
 MOVE = re.compile(r"(vmovap[sd]|vmovdq\w+|mov[qls]?)$")
 STACK = re.compile(r"%rsp|%esp|\[sp\b")
 JUMP = re.compile(r"(j[a-z]+|b\.\w+|cbn?z|tbn?z|b)$")
