@@ -7,12 +7,13 @@ TESTS  ?= tests
 ARGS   ?=
 BUILT  := $(VENV)/.built
 DEV    := $(VENV)/.dev
+FUZZ   := $(VENV)/.fuzz
 # One release by name: whatever else asks for torch is then content with it.
 TORCH  ?= torch==2.13.0
 SOURCES := pyproject.toml csrc/CMakeLists.txt $(wildcard csrc/*.[ch] csrc/*/*.[ch] pkg/lanewise/*.pyx pkg/lanewise/*.pxi)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev run test test-deep check bench asm sanitize clean
+.PHONY: help build dev run test test-deep check fuzz bench asm sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,14 @@ check: dev  ## ruff, mypy, the rules of the house, the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py tests/test_import.py tests/engine -m "not deep" $(ARGS)
+
+# The extra's packages alone: an editable installation of it would build the extension again.
+$(FUZZ): pyproject.toml $(DEV)
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['fuzz'], sep='\n')" >$@
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r $@
+
+fuzz: $(FUZZ)  ## fuzz the readers: make fuzz ARGS="gguf -runs=100000", or ARGS="--total 10000000"
+	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 bench: dev  ## measure this machine: make bench ARGS="--help"
 	$(BIN)/lanewise bench $(ARGS)

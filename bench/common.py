@@ -24,10 +24,13 @@ def _threads_asked() -> str | None:
     return found.group(1) if found else None
 
 
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 if _threads_asked():
-    for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
+    for _name in THREADS:
         os.environ[_name] = _threads_asked() or ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+    os.environ.pop(_name, None)  # numpy must run the kernel that is best here, not the one that somebody's shell names
 if sys.path and Path(sys.path[0]).resolve() == HERE:
     sys.path.append(sys.path.pop(0))  # last: `kernels` and `model` here must not hide packages of that name
 try:
@@ -127,10 +130,31 @@ def machine(context: _native.Context) -> dict[str, Any]:
     return {**{key: found[key] for key in keys}, "isa": context.isa, "threads": context.threads}
 
 
+def cpu_name() -> str:
+    """The CPU as results are named: epyc-zen4, or the model that its vendor writes; never a host name."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text().split("\n\n")[0] if info.exists() else ""
+    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, flags=re.M))
+    name = facts.get("model name", doctor.report()["cpu"])
+    if name.startswith("AMD "):
+        family, model = int(facts["cpu family"]), int(facts["model"])
+        zen = {23: "zen2" if model >= 48 else "zen", 25: "zen4" if model >> 4 in (1, 6, 7, 10) else "zen3", 26: "zen5"}
+        name = f"{name.split()[1]} {zen.get(family, f'family {family}')}"
+    name = re.sub(r"\(R\)|\(TM\)|CPU|@.*", " ", name)
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def result_name(kind: str, subject: str, context: _native.Context, isa: str | None = None) -> str:
+    """The name of a JSON file under bench/results/, by the rule of its README; isa: where it was forced."""
+    parts = [time.strftime("%Y-%m-%d"), kind, subject, *([isa] if isa else []), cpu_name(), f"{context.threads}t"]
+    return "-".join(parts) + ".json"
+
+
 def finish(args: argparse.Namespace, context: _native.Context, kind: str, figures: dict[str, Any], text: str) -> None:
     """Prints the table, or writes the figures with the machine they belong to."""
     data = {"bench": kind, "date": time.strftime("%Y-%m-%d"), "machine": machine(context), **figures}
     whole = json.dumps(data, indent=1, default=float) + "\n"
+    whole = re.sub(r"\[[^\[\]{}]*\]", lambda match: re.sub(r"\s+", " ", match.group()), whole)  # a row is a line
     if args.json == "-":
         sys.stdout.write(whole)
         return
@@ -159,6 +183,6 @@ def versions(*modules: str) -> dict[str, str]:
 
 
 __all__ = [
-    "HERE", "Limits", "arguments", "finish", "interleave", "lanewise", "machine", "make_context", "median", "table",
-    "timed", "versions",
+    "HERE", "THREADS", "Limits", "arguments", "cpu_name", "finish", "interleave", "lanewise", "machine", "make_context",
+    "median", "result_name", "table", "timed", "versions",
 ]  # fmt: skip

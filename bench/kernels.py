@@ -1,18 +1,22 @@
 """Matrix products and attention on the shapes of models: GFLOP/s and the fraction of the peak of the same run.
 
-    python bench/kernels.py [--shapes qwen2.5-0.5b,llama-3.2-1b] [--rows 1,16,512] [--compare] [--what gemm,attention]
+    python bench/kernels.py [--shapes qwen2.5-0.5b,llama-3.2-1b] [--rows 1,16,512] [--what gemm,attention]
+    python bench/kernels.py --compare [--quick] [--threads 1] [--squares 512] [--rows 1,64] [--nk 2048x2048]
 
---compare adds numpy and, where installed, PyTorch; contenders take turns in every round.
+Attention stands beside numpy and, where installed, PyTorch; contenders take turns in every round. --compare is another
+page: products against every library that is importable (versus.py); results/README.md says how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import common  # before numpy
 import numpy as np
+import versus
 from make_model import SHAPES
 
 from lanewise import _native
@@ -21,9 +25,7 @@ Contenders = dict[str, Callable[[], float]]
 LEAST = 0.02  # seconds a contender runs at least, each time
 
 
-def torch_or_none(args: argparse.Namespace, threads: int) -> Any:
-    if not args.compare:
-        return None
+def torch_or_none(threads: int) -> Any:
     try:
         import torch
     except ImportError:
@@ -42,9 +44,7 @@ def products(shape: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }  # fmt: skip
 
 
-def gemm(
-    ctx: _native.Context, torch: Any, args: argparse.Namespace, m: int, n: int, k: int
-) -> tuple[Contenders, float]:
+def gemm(ctx: _native.Context, m: int, n: int, k: int) -> tuple[Contenders, float]:
     """Contenders for c[m, n] = a[m, k] w[n, k]^T, and its operations."""
     random = np.random.default_rng(0)
     a, w = random.standard_normal((m, k), np.float32), random.standard_normal((n, k), np.float32)
@@ -59,17 +59,11 @@ def gemm(
         found[f"lanewise {name}"] = common.timed(
             lambda weight=weight, exact=exact: _native.gemm(ctx, a, weight, c, exact=exact), LEAST
         )
-    if args.compare:
-        found["numpy f32"] = common.timed(lambda: np.matmul(a, w.T, out=c), LEAST)
-    if torch is not None:
-        for dtype, name in ((torch.float32, "f32"), (torch.bfloat16, "bf16")):
-            ta, tw = torch.from_numpy(a).to(dtype), torch.from_numpy(w).to(dtype)
-            found[f"torch {name}"] = common.timed(lambda ta=ta, tw=tw: torch.nn.functional.linear(ta, tw), LEAST)
     return found, 2.0 * m * n * k
 
 
 def attention(
-    ctx: _native.Context, torch: Any, args: argparse.Namespace, shape: dict[str, Any], rows: int, depth: int
+    torch: Any, ctx: _native.Context, shape: dict[str, Any], rows: int, depth: int
 ) -> tuple[Contenders, float]:
     """Contenders for causal attention of `rows` new positions behind `depth` cached ones, and its operations."""
     heads, kv = shape["num_attention_heads"], shape["num_key_value_heads"]
@@ -93,8 +87,7 @@ def attention(
             )
 
         found[f"lanewise {name}"] = common.timed(ours, LEAST)
-    if args.compare:
-        found["numpy f32"] = common.timed(lambda: numpy_attention(q, k, v, heads, kv, d), LEAST)
+    found["numpy f32"] = common.timed(lambda: numpy_attention(q, k, v, heads, kv, d), LEAST)
     if torch is not None:
         mask = torch.ones(rows, total, dtype=torch.bool).tril(depth)
         for dtype, name in ((torch.float32, "f32"), (torch.bfloat16, "bf16")):
@@ -143,20 +136,25 @@ def jobs(args: argparse.Namespace) -> list[tuple[str, str, tuple[Any, ...]]]:
 
 def main() -> None:
     parser = common.arguments(__doc__ or "", repeat=3)
+    parser.set_defaults(seconds=None)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--shapes", default="qwen2.5-0.5b")
-    parser.add_argument("--rows", type=lambda text: [int(m) for m in text.split(",")], default=[1, 16, 512])
+    parser.add_argument("--rows", type=lambda text: [int(m) for m in text.split(",")], help="rows of the products")
     parser.add_argument("--what", default="gemm,attention")
-    parser.add_argument("--compare", action="store_true")
+    versus.options(parser)
     args = parser.parse_args()
+    if args.compare:
+        versus.main(args)
+        return
+    args.rows, args.seconds = args.rows or [1, 16, 512], args.seconds or 100.0
     limits = common.Limits(args.threads, args.isa)
     ctx = limits.context
-    torch = torch_or_none(args, ctx.threads)
+    torch = torch_or_none(ctx.threads) if "attention" in args.what else None
     all_jobs, rows, text = jobs(args), [], ""
     kinds = ("float32", "bfloat16") if ctx.has_dot else ("float32",)
     for title, kind, arguments in all_jobs:
-        make = gemm if kind == "gemm" else attention
-        contenders, work = make(ctx, torch, args, *arguments)
+        make = gemm if kind == "gemm" else partial(attention, torch)
+        contenders, work = make(ctx, *arguments)
         measured = common.interleave(
             {**limits.contenders(*kinds), **contenders}, args.repeat, args.seconds / len(all_jobs)
         )

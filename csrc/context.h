@@ -20,6 +20,7 @@ struct lw_weight {
     int64_t panels;          /* ceil(n / 16) */
     size_t panel_bytes;      /* lines per panel * 64 */
     unsigned char *lines;    /* panel after panel */
+    int32_t *sums;           /* P8: [panels * 16] 128 times the sum of each output's weights, for uint8 activations */
     size_t bytes;
 };
 
@@ -30,6 +31,10 @@ void lw_fp_leave(lw_fp fp);
 
 /* out[k] = weights of output `row`, widened (weight.c). */
 void lw_weight_row(const lw_weight *w, int64_t row, float *out);
+/* Elements k0 .. k0+k of the rows of one panel as lines at `out`; rows beyond the source's are zero (weight.c). */
+void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int64_t k0, int64_t k, unsigned char *out);
+/* sums[16] of a panel's lines over k values. */
+void lw_byte_sums(const unsigned char *lines, int64_t k, int32_t *sums);
 /* Drivers without the public checks: the caller has entered the floating-point state. */
 lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args);
 lw_status lw_attend_run(lw_ctx *ctx, lw_cache *cache, const lw_sequences *s, const lw_attend_args *args);

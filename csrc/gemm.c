@@ -11,6 +11,7 @@
 
 typedef struct plan {
     const lw_gemm_args *g;
+    const lw_weight *w;
     const lw_kernels *kernels;
     void (*tile)(const lw_tile *);
     lw_stage a;                  /* the rows of this pass; a.data NULL: activations where the caller has them */
@@ -22,6 +23,8 @@ typedef struct plan {
     int late;                    /* sums are formed aside and finished from there */
     int64_t pace;                /* bytes of the next weights to fetch per line in use */
     const float *row_scale;      /* of this pass, or NULL */
+    unsigned char *packed;       /* plain b: a panel step's lines, packed by the worker that needs them */
+    size_t packed_bytes;         /* per worker */
     float *slabs;                /* sums of a task where k is cut: one slab per worker */
     int64_t slab_size, slab_ld;
 } plan;
@@ -49,7 +52,7 @@ enum {
 /* k blocks. Large tiles take both operands from L2: a block of rows and a panel step's lines stay there. Small ones need
  * the lines in L1, beside one row group's activations: longer blocks (fewer visits to c) were worth more than room to spare. */
 static void plan_k(plan *p, const lw_ctx *ctx) {
-    const lw_weight *w = p->g->w;
+    const lw_weight *w = p->w;
     int64_t per_line = lw_formats[w->format].k_per_line, high = p->a.low + (p->a.higher > 0);
     int64_t per_unit = p->a.kind == LW_STAGE_F32 ? 1 : per_line;
     p->a.kc = w->k;
@@ -65,16 +68,16 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
 }
 
 static void plan_tasks(plan *p, const lw_ctx *ctx) {
-    const lw_weight *w = p->g->w;
+    const lw_weight *w = p->w;
     int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_formats[w->format].k_per_line);
     p->steps = lw_ceil_div(w->panels, p->step);
     /* A task should outlast what starting it costs (about a microsecond): count a byte of weights, and 8 multiply-adds,
      * as a tenth of a nanosecond. */
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
-    int64_t wanted = lw_min((p->a.groups == 1 ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / 3000, 1));
+    int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / 3000, 1));
     /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
     int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (most_rows(p) * lw_max(lines, 1) * 4);
-    p->blocks = lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
+    p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
     p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->a.groups));
     int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, most_panels(p, p->a.low));
@@ -83,9 +86,9 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
 
 static int needs_stage(const plan *p) {
     if (p->a.kind != LW_STAGE_F32 || p->a.k_blocks > 1) return 1;
-    if (p->a.groups > 1 && p->g->w->panels >= DIRECT_PANELS) return 1;
+    if (p->a.groups > 1 && p->w->panels >= DIRECT_PANELS) return 1;
     /* Rows in one cache set push each other out once a tile has as many rows as the set has ways. */
-    return p->a.rows >= 4 && p->g->lda * 4 % ALIAS == 0 && p->g->w->panels >= 8;
+    return p->a.rows >= 4 && p->g->lda * 4 % ALIAS == 0 && p->w->panels >= 8;
 }
 
 static lw_status plan_memory(plan *p, lw_ctx *ctx) {
@@ -102,10 +105,17 @@ static lw_status plan_memory(plan *p, lw_ctx *ctx) {
         p->slab_size = (lw_ceil_div(p->a.groups, p->blocks) * most_rows(p)) * p->slab_ld;
         slabs = (size_t)(lw_pool_threads(ctx->pool) * p->slab_size) * sizeof(float);
     }
-    if (staged + slabs == 0) return LW_OK;
-    LW_TRY(lw_block_reserve(&ctx->scratch, staged + slabs));
-    if (staged) lw_stage_place(&p->a, ctx->scratch.data);
-    if (slabs) p->slabs = (float *)((unsigned char *)ctx->scratch.data + staged);
+    size_t packed = 0;
+    if (p->g->plain) {
+        p->packed_bytes = (size_t)(p->step * lw_ceil_div(p->a.kc, lw_formats[p->w->format].k_per_line) + 4) * LW_LINE;
+        packed = p->packed_bytes * (size_t)lw_pool_threads(ctx->pool);
+    }
+    if (staged + slabs + packed == 0) return LW_OK;
+    LW_TRY(lw_block_reserve(&ctx->scratch, staged + packed + slabs));
+    unsigned char *memory = ctx->scratch.data;
+    if (staged) lw_stage_place(&p->a, memory);
+    p->packed = memory + staged;
+    if (slabs) p->slabs = (float *)(memory + staged + packed);
     return LW_OK;
 }
 
@@ -113,6 +123,7 @@ static lw_status plan_memory(plan *p, lw_ctx *ctx) {
 typedef struct job {
     int64_t group0, group1, panel0, panel1;
     float *slab;                 /* sums of (first row, first panel) of this task, or NULL */
+    unsigned char *packed;       /* for a panel step's lines of a plain b */
 } job;
 
 /* The hardware follows no jumps between rows of c: ask for them before the tile that needs them at its end (at its
@@ -126,7 +137,7 @@ static void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t byte
 static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t panels, const float *sums, int64_t ld) {
     const lw_gemm_args *g = p->g;
     int64_t column = panel * LW_LANES, to = g->gated ? column / 2 : column;
-    int64_t width = g->gated ? lw_min(panels / 2 * LW_LANES, g->gated - to) : lw_min(panels * LW_LANES, g->w->n - column);
+    int64_t width = g->gated ? lw_min(panels / 2 * LW_LANES, g->gated - to) : lw_min(panels * LW_LANES, p->w->n - column);
     lw_finish f = {.sums = sums, .ld = ld, .integers = p->a.kind == LW_STAGE_INT8, .rows = rows, .columns = (int)width,
                    .act = g->act, .gated = g->gated > 0, .type = g->c_type, .ldc = g->ldc, .ldr = g->ldr};
     if (g->bias) f.bias = g->bias + column;
@@ -143,7 +154,7 @@ static const void *activations(const plan *p, int64_t row, int64_t kb) {
 }
 
 static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb) {
-    const lw_weight *w = p->g->w;
+    const lw_weight *w = p->w;
     return w->lines + (size_t)panel * w->panel_bytes + (size_t)(kb * p->a.kc / lw_formats[w->format].k_per_line * LW_LINE);
 }
 
@@ -164,14 +175,22 @@ static void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t pane
 /* All row groups of a task x one panel step x one k block. `next`: the lines that come after these. */
 static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const unsigned char *next) {
     const lw_gemm_args *g = p->g;
-    const lw_weight *w = g->w;
+    const lw_weight *w = p->w;
     ALIGN(64) float aside[LW_MAX_ROWS * LW_MAX_STEP * LW_LANES];
     int last = kb == p->a.k_blocks - 1, direct = last && !p->late, per_line = lw_formats[w->format].k_per_line;
     int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
                  .lda = row_elements(p), .pace = p->pace};
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
-    const unsigned char *lines = lines_at(p, panel, kb);
+    const unsigned char *lines = p->g->plain ? j->packed : lines_at(p, panel, kb);
+    if (p->g->plain) t.ldb = lw_ceil_div(t.k, per_line) * LW_LINE;
+    int32_t sums[LW_MAX_STEP * LW_LANES];
+    for (int64_t i = panel; p->g->plain && i < panel_end; i++) {
+        unsigned char *to = j->packed + (i - panel) * t.ldb;
+        lw_pack_panel(w->format, p->g->plain, i, k0, lw_min(p->a.kc, w->k - k0), to);
+        if (p->g->a_type == LW_U8) lw_byte_sums(to, w->k, sums + (i - panel) * LW_LANES);
+    }
+    const int32_t *offsets = p->g->a_type != LW_U8 ? NULL : p->g->plain ? sums : w->sums + panel * LW_LANES;
     float *c = j->slab ? j->slab + (panel - j->panel0) * LW_LANES
                        : p->late ? aside : (float *)g->c + (p->row0 + first_row) * g->ldc + panel * LW_LANES;
     t.ldc = j->slab ? p->slab_ld : p->late ? p->step * LW_LANES : g->ldc;
@@ -189,7 +208,8 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
             int64_t column = at * LW_LANES;
             t.panels = (int)lw_min(most, panel_end - at);
             t.columns = p->late ? t.panels * LW_LANES : (int)lw_min(t.panels * LW_LANES, w->n - column);
-            t.b = lines + (size_t)(at - panel) * w->panel_bytes;
+            t.b = lines + (at - panel) * t.ldb;
+            t.offsets = offsets ? offsets + (at - panel) * LW_LANES : NULL;
             t.next = next;
             next += p->pace * (t.k / per_line);
             t.bias = direct && g->bias ? g->bias + column : NULL;
@@ -202,11 +222,16 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     }
 }
 
+static void add_offsets(int32_t *sums, int64_t ld, int rows, const int32_t *offsets) {
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < LW_LANES; i++) sums[r * ld + i] = (int32_t)((uint32_t)sums[r * ld + i] + (uint32_t)offsets[i]);
+}
+
 /* One row group: every weight is used once, so memory sets the pace. The panels of a tile are taken from equal parts of the
  * range, not side by side: each part is then one stream from its first panel to its last, and the hardware, which
  * follows streams, is not thrown off at the end of every panel. Sums go through a small buffer to their columns. */
 static void stream_range(const plan *p, const job *j) {
-    const lw_weight *w = p->g->w;
+    const lw_weight *w = p->w;
     ALIGN(64) float sums[LW_MAX_ROWS * LW_MAX_STEP * 2 * LW_LANES];
     int rows = (int)p->a.rows, most = most_panels(p, rows), unit = p->g->gated ? 2 : 1;
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
@@ -220,8 +245,11 @@ static void stream_range(const plan *p, const job *j) {
         t.ahead = AHEAD / t.panels;
         for (int half = 0; half < unit; half++) {
             t.c = sums + half * rows * t.ldc;
-            t.b = w->lines + (size_t)(j->panel0 + i * unit + half) * w->panel_bytes;
+            int64_t panel = j->panel0 + i * unit + half;
+            t.b = w->lines + (size_t)panel * w->panel_bytes;
             p->tile(&t);
+            for (int q = 0; p->g->a_type == LW_U8 && q < t.panels; q++)
+                add_offsets((int32_t *)t.c + q * LW_LANES, t.ldc, rows, w->sums + (panel + q * part * unit) * LW_LANES);
         }
         for (int q = 0; q < t.panels; q++) {
             ALIGN(64) float pair[LW_MAX_ROWS * 2 * LW_LANES];
@@ -242,17 +270,18 @@ static void run_task(void *arg, int64_t task, int worker) {
     int64_t range = task % p->ranges, block = task / p->ranges;
     job j = {.group0 = split(p->a.groups, p->blocks, block), .group1 = split(p->a.groups, p->blocks, block + 1),
              .panel0 = split(p->steps, p->ranges, range) * p->step,
-             .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->g->w->panels),
-             .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL};
-    if (p->a.groups == 1) {
+             .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->w->panels),
+             .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL,
+             .packed = p->packed + (size_t)worker * p->packed_bytes};
+    if (p->a.groups == 1 && !p->g->plain) {
         stream_range(p, &j);
         return;
     }
     for (int64_t kb = 0; kb < p->a.k_blocks; kb++)
         for (int64_t panel = j.panel0; panel < j.panel1; panel += p->step) {
             int more = panel + p->step < j.panel1;
-            int64_t next = more || (kb + 1 == p->a.k_blocks && j.panel1 < p->g->w->panels) ? panel + p->step : j.panel0;
-            cell(p, &j, panel, kb, lines_at(p, next, more ? kb : (kb + 1) % p->a.k_blocks));
+            int64_t next = more || (kb + 1 == p->a.k_blocks && j.panel1 < p->w->panels) ? panel + p->step : j.panel0;
+            cell(p, &j, panel, kb, p->g->plain ? j.packed : lines_at(p, next, more ? kb : (kb + 1) % p->a.k_blocks));
         }
 }
 
@@ -277,13 +306,21 @@ static void empty_sum(plan *p) {
     int unit = p->g->gated ? 2 : 1;
     p->row_scale = p->g->row_scale;
     for (int64_t row = 0; row < p->g->m; row++)
-        for (int64_t panel = 0; panel < p->g->w->panels; panel += unit) finish(p, row, 1, panel, unit, zeros, 2 * LW_LANES);
+        for (int64_t panel = 0; panel < p->w->panels; panel += unit) finish(p, row, 1, panel, unit, zeros, 2 * LW_LANES);
 }
 
 lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
+    lw_weight plain;             /* the shape that b has once packed */
     const lw_weight *w = args->w;
+    if (args->plain) {
+        lw_format format = args->plain->type == LW_I8 ? LW_P8 : LW_P32;
+        int64_t lines = lw_ceil_div(args->k, lw_formats[format].k_per_line);
+        plain = (lw_weight){.format = format, .n = args->plain->rows, .k = args->k, .panel_bytes = (size_t)lines * LW_LINE,
+                            .panels = lw_ceil_div(args->plain->rows, LW_LANES)};
+        w = &plain;
+    }
     if (args->m == 0 || w->n == 0) return LW_OK;
-    plan p = {.g = args, .kernels = ctx->kernels};
+    plan p = {.g = args, .w = w, .kernels = ctx->kernels};
     p.a = (lw_stage){.kernels = ctx->kernels, .kind = LW_STAGE_F32, .type = args->a_type, .lda = args->lda, .k = w->k};
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.tile = w->format == LW_P32 ? p.kernels->tile_f32 : p.kernels->tile_bf16;
@@ -314,8 +351,8 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
 }
 
 /* The combinations that there are: see lanewise.h. */
-static int types_fit(const lw_gemm_args *g) {
-    int integers = g->w->format == LW_P8, whole = g->c_type == LW_I32;
+static int types_fit(const lw_gemm_args *g, int integers, int64_t n) {
+    int whole = g->c_type == LW_I32;
     if (g->a_type != LW_F32 && !(integers && (g->a_type == LW_I8 || g->a_type == LW_U8))) return 0;
     if (g->c_type != LW_F32 && g->c_type != LW_BF16 && !whole) return 0;
     if (whole && (!integers || g->a_type == LW_F32 || g->bias || g->residual || g->act || g->gated || g->row_scale ||
@@ -323,15 +360,17 @@ static int types_fit(const lw_gemm_args *g) {
         return 0;
     if (!integers && (g->row_scale || g->column_scale)) return 0;
     return !(g->a_type == LW_F32 && g->row_scale) && (unsigned)g->act <= LW_ACT_EXP && g->gated >= 0 &&
-           (!g->gated || g->w->n == 2 * lw_round_up(g->gated, LW_LANES));
+           (!g->gated || n == 2 * lw_round_up(g->gated, LW_LANES));
 }
 
 lw_status lw_gemm(lw_ctx *ctx, const lw_gemm_args *args) {
-    if (!ctx || !args || !args->w || args->m < 0) return LW_E_ARGUMENT;
-    const lw_weight *w = args->w;
-    int64_t n = args->gated ? args->gated : w->n;
-    if (!types_fit(args) || args->lda < w->k || args->ldc < n || (args->residual && args->ldr < n)) return LW_E_ARGUMENT;
-    if (args->m && w->n && (!args->c || (w->k && !args->a))) return LW_E_ARGUMENT;
+    if (!ctx || !args || !args->w == !args->plain || args->m < 0) return LW_E_ARGUMENT;
+    const lw_source *b = args->plain;
+    int64_t n = b ? b->rows : args->w->n, k = b ? args->k : args->w->k, columns = args->gated ? args->gated : n;
+    if (b && ((unsigned)b->type > LW_I8 || n < 0 || k < 0 || n > INT32_MAX - 64 || k > INT32_MAX - 64)) return LW_E_ARGUMENT;
+    if (!types_fit(args, b ? b->type == LW_I8 : args->w->format == LW_P8, n)) return LW_E_ARGUMENT;
+    if (args->lda < k || args->ldc < columns || (args->residual && args->ldr < columns)) return LW_E_ARGUMENT;
+    if (args->m && n && (!args->c || (k && (!args->a || (b && !b->data))))) return LW_E_ARGUMENT;
     if (args->residual && args->residual == args->c && (args->ldr != args->ldc || args->c_type != LW_F32))
         return LW_E_ARGUMENT;
     lw_fp fp = lw_fp_enter();

@@ -34,7 +34,7 @@ typedef struct lw_tile {
     ptrdiff_t ldr;
     const void *next;
     ptrdiff_t pace;
-    const int32_t *start;
+    const int32_t *start, *offsets;
     const float *row_scale, *column_scale;
     int rows, panels, columns, k;
     int accumulate, skip, ahead;
@@ -70,7 +70,7 @@ typedef struct lw_kernels {
 
     void (*to_dot)(size_t n, const float *x, uint16_t *y);   /* x for tile_dot: as to_bf16, but subnormals may become zeros */
     /* a int8 as to_quads makes it, interleaved (units of 4 bytes), b P8; k a multiple of 4. c: int32 sums that begin at
-     * start[row]; or, with column_scale, float32 as lw_finish makes them of column_scale, row_scale and bias. Not read: lda,
+     * start[row] + offsets[column] (NULL: zeros); or, with column_scale, float32 as lw_finish makes them of column_scale, row_scale and bias. Not read: lda,
      * residual, accumulate, skip. */
     void (*tile_int8)(const lw_tile *t);
     int quad;                               /* bytes of four values of an activation: 4, or 8 where there is no VNNI */

@@ -84,6 +84,8 @@ typedef enum lw_act { LW_ACT_NONE = 0, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TAN
 typedef struct lw_gemm_args {
     const void *a; lw_type a_type; int64_t lda;
     const lw_weight *w;
+    const lw_source *plain;          /* instead of w: b as it lies, packed in passing (float types as P32, int8 as P8) */
+    int64_t k;                       /* of plain */
     void *c; lw_type c_type; int64_t ldc;      /* float32, bfloat16 or int32 */
     const float *row_scale, *column_scale;     /* P8 only; NULL: ones */
     const float *bias;               /* NULL: none */
@@ -162,7 +164,8 @@ typedef enum lw_op_kind {
     LW_OP_EMBED = 0,   /* out = rows of weight `w` at the batch's tokens, times scale */
     LW_OP_ANGLES,      /* out = cos | sin of position * vec[i] times scale; `pairs` frequencies */
     LW_OP_NORM,        /* out = norm(in) over `groups` runs of `width` columns from `column`; vec, bias, eps, layer norm if `variant` */
-    LW_OP_LINEAR,      /* out = in . w^T (+ bias) (+ residual slot `in2` if >= 0); out = LW_LOGITS: the batch's logits */
+    LW_OP_LINEAR,      /* out = act(in . w^T (+ bias)) (+ residual slot `in2` if >= 0), act = variant; `width` > 0: so many
+                          outputs of gate and up, see lw_gemm_args; out = LW_LOGITS: the batch's logits */
     LW_OP_ROPE,        /* in place on `out`: `groups` heads of `width` from `column`; angles in slot `in2`; interleaved if `variant` */
     LW_OP_APPEND,      /* slot `in`: keys at `column`, values at `column2`; cache layer `layer` */
     LW_OP_ATTEND,      /* slot `in`: queries at `column`; out = attention; layer, attention */

@@ -90,7 +90,7 @@ static lw_status linear(const lw_step *step, const lw_op *op) {
     const lw_program *p = step->program;
     int logits = op->out == LW_LOGITS;
     lw_gemm_args args = {.a = step->slot[op->in] + op->column, .lda = p->ld[op->in], .w = op->w, .bias = op->bias,
-                         .m = step->rows, .exact = op->exact};
+                         .m = step->rows, .exact = op->exact, .act = (lw_act)op->variant, .gated = op->width};
     args.c = logits ? step->batch->logits : step->slot[op->out];
     args.ldc = logits ? step->batch->ld_logits : p->ld[op->out];
     if (op->in2 >= 0) args.residual = step->slot[op->in2], args.ldr = p->ld[op->in2];
@@ -152,9 +152,12 @@ static int fits(const lw_program *p, const lw_op *op) {
     case LW_OP_EMBED: return op->w && holds(p, op->out, op->w->k);
     case LW_OP_ANGLES: return op->vec && holds(p, op->out, 2 * (int64_t)op->pairs);
     case LW_OP_NORM: return op->width && holds(p, op->in, op->column + run) && holds(p, op->out, op->column + run);
-    case LW_OP_LINEAR:
-        return op->w && holds(p, op->in, op->column + op->w->k) && (op->in2 == LW_NONE || holds(p, op->in2, op->w->n)) &&
-               (op->out == LW_LOGITS || holds(p, op->out, op->w->n));
+    case LW_OP_LINEAR: {
+        if (!op->w || (op->width && op->w->n != 2 * lw_round_up(op->width, LW_LANES))) return 0;
+        int64_t n = op->width ? op->width : op->w->n;
+        return holds(p, op->in, op->column + op->w->k) && (op->in2 == LW_NONE || holds(p, op->in2, n)) &&
+               (op->out == LW_LOGITS || holds(p, op->out, n)) && op->variant >= 0 && op->variant <= LW_ACT_EXP;
+    }
     case LW_OP_ROPE:
         return 2 * (int64_t)op->pairs <= op->width && holds(p, op->out, op->column + run) &&
                holds(p, op->in2, 2 * (int64_t)op->pairs);

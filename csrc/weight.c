@@ -89,6 +89,10 @@ lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **o
         return status;
     }
     w->lines = lines;
+    if (format == LW_P8 && !(w->sums = calloc((size_t)panels * LW_LANES + 1, sizeof *w->sums))) {
+        lw_weight_free(w);
+        return LW_E_MEMORY;
+    }
     *out = w;
     return LW_OK;
 }
@@ -97,6 +101,7 @@ void lw_weight_free(lw_weight *w)
 {
     if (!w) return;
     lw_memory_free(w->lines, w->bytes);
+    free(w->sums);
     free(w);
 }
 
@@ -112,7 +117,6 @@ typedef struct pack_job {
     lw_weight *w;
     int64_t row0, step, panel0;
     lw_source source;
-    int size;                /* bytes of a source element */
 } pack_job;
 
 /* The source row that becomes output `o`, or -1. */
@@ -125,11 +129,11 @@ static int64_t source_row(const pack_job *job, int64_t o)
 }
 
 /* Copies elements k0 .. k0+n of the rows (NULL: absent) into raw, one row after the other: at most 512 bytes of each. */
-static void gather(const pack_job *job, const unsigned char *const rows[LW_LANES], int64_t k0, int n,
+static void gather(const lw_source *source, const unsigned char *const rows[LW_LANES], int64_t k0, int n,
                    unsigned char raw[LW_LANES][8 * BLOCK_LINES])
 {
-    ptrdiff_t step = job->source.col_stride;
-    size_t size = (size_t)job->size;
+    ptrdiff_t step = source->col_stride;
+    size_t size = lw_type_size(source->type);
     /* A transposed source: neighbouring rows share cache lines, so take them together. */
     for (int i = 0; i < n; i++) {
         for (int lane = 0; lane < LW_LANES; lane++) {
@@ -168,13 +172,61 @@ static void transpose(const uint32_t stage[LW_LANES][STAGE], int lines, unsigned
     }
 }
 
+/* Elements k0 .. k0+n of 16 rows (NULL: absent) -> lines. keep: the lanes of absent rows belong to others. */
+static void pack_lines(lw_format format, const lw_source *source, const unsigned char *const rows[LW_LANES], int64_t k0,
+                       int64_t k, int keep, unsigned char *out)
+{
+    ALIGN(64) uint32_t stage[LW_LANES][STAGE];
+    ALIGN(64) unsigned char raw[LW_LANES][8 * BLOCK_LINES];
+    int per_line = lw_formats[format].k_per_line, size = (int)lw_type_size(source->type);
+    int contiguous = source->col_stride == size, block = BLOCK_LINES * per_line;
+    if (format == LW_P32 && source->type == LW_F32 && source->row_stride == 4 && rows[LW_LANES - 1]) {
+        for (int64_t i = 0; i < k; i++) memcpy(out + i * LW_LINE, rows[0] + (k0 + i) * source->col_stride, LW_LINE);
+        return;                                    /* [k, n] in memory: lines as they are */
+    }
+    memset(stage, 0, sizeof stage);
+    for (int64_t at = 0; at < k; at += block) {
+        int n = (int)lw_min(block, k - at), lines = (int)lw_ceil_div(n, per_line);
+        if (!contiguous) gather(source, rows, k0 + at, n, raw);
+        for (int lane = 0; lane < LW_LANES; lane++) {
+            if (!rows[lane]) continue;
+            const unsigned char *from = contiguous ? rows[lane] + (k0 + at) * size : raw[lane];
+            if ((uintptr_t)from % (unsigned)size) from = memcpy(raw[lane], from, (size_t)(n * size));
+            stage[lane][lines - 1] = 0;            /* an odd k leaves half a word */
+            convert(format, source->type, n, from, stage[lane]);
+        }
+        if (!keep) {
+            transpose(stage, lines, out + at / per_line * LW_LINE);
+            continue;
+        }
+        for (int lane = 0; lane < LW_LANES; lane++)
+            for (int j = 0; j < lines && rows[lane]; j++)
+                memcpy(out + (size_t)(at / per_line + j) * LW_LINE + 4 * lane, &stage[lane][j], 4);
+    }
+}
+
+/* What a line leaves unused is 0, which stands for -128, so k values count 128 too much. */
+void lw_byte_sums(const unsigned char *lines, int64_t k, int32_t *sums)
+{
+    u32x4 total[LW_LANES / 4] = {0};
+    for (int64_t i = 0; i < lw_ceil_div(k, 4); i++)
+        for (int q = 0; q < LW_LANES / 4; q++) {
+            u32x4 w;
+            memcpy(&w, lines + i * LW_LINE + 16 * q, 16);
+            w = (w & 0x00ff00ff) + (w >> 8 & 0x00ff00ff);
+            total[q] += (w & 0xffff) + (w >> 16);
+        }
+    for (int lane = 0; lane < LW_LANES; lane++)
+        sums[lane] = (int32_t)(128 * (total[lane / 4][lane % 4] - 128 * (uint32_t)k));
+}
+
 static void pack_panel(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const pack_job *job = arg;
     const lw_weight *w = job->w;
     int64_t panel = job->panel0 + task;
-    int per_line = lw_formats[w->format].k_per_line, present = 0;
+    int present = 0;
     const unsigned char *rows[LW_LANES];
     for (int lane = 0; lane < LW_LANES; lane++) {
         int64_t row = source_row(job, panel * LW_LANES + lane);
@@ -182,32 +234,17 @@ static void pack_panel(void *arg, int64_t task, int worker)
         present += row >= 0;
     }
     if (present == 0) return;
+    unsigned char *lines = w->lines + (size_t)panel * w->panel_bytes;
+    pack_lines(w->format, &job->source, rows, 0, w->k, present < LW_LANES, lines);
+    if (w->sums) lw_byte_sums(lines, w->k, w->sums + panel * LW_LANES);
+}
 
-    ALIGN(64) uint32_t stage[LW_LANES][STAGE];
-    ALIGN(64) unsigned char raw[LW_LANES][8 * BLOCK_LINES];
-    int contiguous = job->source.col_stride == job->size;
-    unsigned char *out = w->lines + (size_t)panel * w->panel_bytes;
-    int block = BLOCK_LINES * per_line;
-    memset(stage, 0, sizeof stage);
-    for (int64_t k0 = 0; k0 < w->k; k0 += block) {
-        int n = (int)lw_min(block, w->k - k0), lines = (int)lw_ceil_div(n, per_line);
-        if (!contiguous) gather(job, rows, k0, n, raw);
-        for (int lane = 0; lane < LW_LANES; lane++) {
-            if (!rows[lane]) continue;
-            const unsigned char *from = contiguous ? rows[lane] + k0 * job->size : raw[lane];
-            if ((uintptr_t)from % (unsigned)job->size) from = memcpy(raw[lane], from, (size_t)(n * job->size));
-            stage[lane][lines - 1] = 0;   /* an odd k leaves half a word */
-            convert(w->format, job->source.type, n, from, stage[lane]);
-        }
-        if (present == LW_LANES) {
-            transpose(stage, lines, out + k0 / per_line * LW_LINE);
-            continue;
-        }
-        /* Other lanes of this panel belong to other sources: leave them. */
-        for (int lane = 0; lane < LW_LANES; lane++)
-            for (int j = 0; j < lines && rows[lane]; j++)
-                memcpy(out + (size_t)(k0 / per_line + j) * LW_LINE + 4 * lane, &stage[lane][j], 4);
-    }
+void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int64_t k0, int64_t k, unsigned char *out)
+{
+    const unsigned char *rows[LW_LANES];
+    for (int64_t lane = 0, row = panel * LW_LANES; lane < LW_LANES; lane++, row++)
+        rows[lane] = row < source->rows ? (const unsigned char *)source->data + row * source->row_stride : NULL;
+    pack_lines(format, source, rows, k0, k, 0, out);
 }
 
 lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source)
@@ -220,7 +257,7 @@ lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, cons
     int64_t last_row = source->rows - 1;
     int64_t last = row0 + last_row / LW_LANES * LW_LANES * step + last_row % LW_LANES;
     if (last >= w->n) return LW_E_ARGUMENT;
-    pack_job job = {w, row0, step, row0 / LW_LANES, *source, (int)lw_type_size(source->type)};
+    pack_job job = {w, row0, step, row0 / LW_LANES, *source};
     lw_fp fp = lw_fp_enter();
     lw_status status = lw_pool_run(ctx->pool, last / LW_LANES - job.panel0 + 1, pack_panel, &job);
     lw_fp_leave(fp);

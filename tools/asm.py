@@ -1,8 +1,18 @@
-"""The hot loop of every tile as the compiler made it: instructions, multiply-adds, loads, and that nothing spills.
+"""The hot loop of every tile as the compiler made it: instructions, what binds it, and that nothing spills.
 
     python tools/asm.py [--isa avx2 ...] [--cc clang] [--show avx2:f32_6x1] [--objects BUILD_FOLDER]
 
 Compiles csrc/isa/*.c with the flags of csrc/CMakeLists.txt, or reads what a build left. Exit code 1 if a tile spills.
+
+"of peak" is a model of the loop, not a measurement: the cycles that its multiply-adds take over those of whatever takes
+longest, on a core that in one cycle
+  - issues 6 instructions (a compare and its jump count once, a register move counts here and nowhere else),
+  - multiplies and adds 2 x 256 or 1 x 512 bits,
+  - does 4 x 256 or 2 x 512 bits of vector work of any kind, multiply-adds among it,
+  - loads twice, 64 bytes together (a broadcast is 4 bytes),
+and whose multiply-adds take 4 cycles (bfloat16 dots 6) until their sum can be added to, other vector work 1. That is
+Zen 4; everything lies in the first cache. A core with two 512-bit multipliers also loads 128 bytes a cycle: "issue" and
+"latency" bind it twice as early.
 """
 
 from __future__ import annotations
@@ -16,15 +26,25 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
-SYMBOL = re.compile(r"^[0-9a-f]+ <((?:f32|lace|bf16|dot|amxDOT|amxINT8)_(\d+)x(\d+))(?:\.\w+)*>:$")
-LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)(?:\s+[#<].*)?$")
-FMA = re.compile(r"vfn?m(add|sub)\w*|vdpbf16ps|vpdpbusds?|vpdpwssds?|tdpbf16ps|tdpbsud|fmla|fmls|bfdot|bfmlal[bt]|[su]dot|[su]mmla|usdot")
-MOVE = re.compile(r"(vmovap[sd]|vmovdq\w+|mov[qls]?)$")
+# A tile is a function named KIND_RxP: rows x panels. Whatever kind a table has is found by its name alone.
+SYMBOL = re.compile(r"^[0-9a-f]+ <(([a-z][a-z0-9]*)_(\d+)x(\d+))(?:\.\w+)*>:$")
+LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?:\{\w+\}\s+)?(\S+)\s*(.*?)(?:\s+[#<].*)?$")
+FMA = re.compile(
+    r"vfn?m(add|sub)\w*|vdpbf16ps|vpdp[bw][su]{2}ds?|vpmaddwd|vpmaddubsw|tdpbf16ps|tdpbsud"
+    r"|fmla|fmls|bfdot|bfmlal[bt]|[su]dot|[su]mmla|usdot"
+)
+MOVE = re.compile(r"(vmovap[sd]|vmovup[sd]|vmovdq\w+|mov[qls]?)$")
 STACK = re.compile(r"%rsp|%esp|\[sp\b")
 JUMP = re.compile(r"(j[a-z]+|b\.\w+|cbn?z|tbn?z|b)$")
+
+# The model. Cycles a 256-bit operation takes its kind of pipe; 512 bits take two.
+ISSUE, MULTIPLIERS, VECTORS, LOADS, LOAD_BYTES = 6, 2, 4, 2, 64
+LATENCY, LATENCY_DOT, LATENCY_OTHER = 4, 6, 1
+FUSED = ("cmp", "test", "add", "sub", "inc", "dec", "and")
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,36 @@ class Instruction:
 
     @property
     def memory(self) -> bool:
-        return "(" in self.operands or "[" in self.operands
+        return ("(" in self.operands or "[" in self.operands) and not self.word.startswith(("lea", "nop"))
+
+    @property
+    def move(self) -> bool:
+        return bool(MOVE.match(self.word)) and not self.memory
+
+    @property
+    def stores(self) -> bool:
+        return self.memory and self.operands.endswith(")") and not self.word.startswith(("prefetch", "cmp", "test"))
+
+    @property
+    def width(self) -> int:
+        """Of its vectors, in 256 bits; 0 for the scalar."""
+        return 2 if "%zmm" in self.operands else int("%ymm" in self.operands or "%xmm" in self.operands)
+
+    @property
+    def loaded(self) -> int:
+        """Bytes that it reads from memory."""
+        if not self.memory or self.stores or self.word.startswith("prefetch"):
+            return 0
+        if "{1to" in self.operands or "broadcasts" in self.word or "broadcastd" in self.word:
+            return 4
+        if "x4" in self.word and "broadcast" in self.word:
+            return 16
+        whole = 32 * self.width or 8
+        extended = re.match(r"vpmov[sz]x(\w)(\w)|vcvtph2ps", self.word)
+        if extended:
+            size = {"b": 1, "w": 2, "d": 4, "q": 8}
+            return whole * size[extended[1]] // size[extended[2]] if extended[1] else whole // 2
+        return whole
 
     @property
     def stack(self) -> bool:
@@ -63,6 +112,40 @@ class Tile:
 
 def fmas(body: list[Instruction]) -> int:
     return sum(bool(FMA.fullmatch(i.word)) for i in body)
+
+
+def model(body: list[Instruction]) -> dict[str, float]:
+    """Cycles of one turn of a loop by each limit of the model above."""
+    real = [i for i in body if not i.word.startswith("nop")]
+    fused = sum(bool(JUMP.fullmatch(b.word)) and a.word.rstrip("bwlq") in FUSED for a, b in pairwise(real))
+    multiply = [i for i in real if FMA.fullmatch(i.word)]
+    pure = ("vmov", "vbroadcast", "vpbroadcast")  # from memory they need a load and nothing else
+    work = [i for i in real if i.width and not i.move and not (i.memory and i.word.startswith(pure))]
+    return {
+        "multiply": sum(i.width for i in multiply) / MULTIPLIERS,
+        "vector": sum(i.width for i in work) / VECTORS,
+        "loads": max(sum(i.memory and not i.stores for i in real) / LOADS, sum(i.loaded for i in real) / LOAD_BYTES),
+        "issue": (len(real) - fused) / ISSUE,
+        "latency": carried(real),
+    }
+
+
+def carried(body: list[Instruction]) -> int:
+    """Cycles of the longest chain through vector registers from one turn of a loop to the next."""
+    ready: dict[str, int] = {}
+    ends = [0]
+    for _ in range(4):
+        for i in body:
+            registers = re.findall(r"%[xyz]mm(\d+)", i.operands)
+            if not registers or i.stores or not re.search(r"%[xyz]mm\d+(\{[^}]*\})*$", i.operands):
+                continue
+            multiplies = bool(FMA.fullmatch(i.word))
+            sources = registers if multiplies and not i.word.startswith("vpmadd") else registers[:-1]
+            dot = LATENCY_DOT if i.word == "vdpbf16ps" else LATENCY
+            latency = 0 if i.move else dot if multiplies else LATENCY_OTHER
+            ready[registers[-1]] = latency + max((ready.get(r, 0) for r in sources), default=0)
+        ends.append(max(ready.values(), default=0))
+    return ends[-1] - ends[-2]
 
 
 # ---- where the code comes from ----
@@ -105,8 +188,8 @@ def compiled(wanted: list[str], cc: str, folder: Path) -> Iterator[tuple[str, Pa
 
 
 def built(wanted: list[str], build: Path) -> Iterator[tuple[str, Path]]:
-    """(isa, object file) of what a build folder holds."""
-    found = {path.name.split(".")[0]: path for path in sorted(build.rglob("isa/*.o"))}
+    """(isa, object file) of what a build folder holds; not those over SIMDe, nor under sanitizers."""
+    found = {path.name.split(".")[0]: path for path in sorted(build.rglob("lw_isa_*.dir/isa/*.o"))}
     for isa in isa_flags():
         if isa in found and (not wanted or isa in wanted):
             yield isa, found[isa]
@@ -126,28 +209,34 @@ def tiles(isa: str, file: Path) -> list[Tile]:
                 found.append(current)
         elif current and (match := LINE.match(line)):
             current.code.append(Instruction(int(match.group(1), 16), match.group(2), match.group(3)))
-    return sorted(found, key=lambda t: (t.name.split("_")[0], *map(int, re.findall(r"(\d+)x(\d+)", t.name)[0])))
+    return sorted(found, key=lambda t: (t.name.split("_")[0], *map(int, re.findall(r"_(\d+)x(\d+)", t.name)[0])))
 
 
 # ---- what it says ----
+
+
+def spills(tile: Tile) -> int:
+    """Instructions of its multiplying loops that touch the stack."""
+    return sum(i.stack for loop in tile.loops() for i in loop)
 
 
 def row(tile: Tile) -> tuple[list[str], bool]:
     """Cells of the table, and whether the tile is good: a loop that multiplies, nothing of it on the stack."""
     loops = tile.loops()
     if not loops:
-        return [tile.isa, tile.name, *["-"] * 5, "NO LOOP FOUND"], False
-    body = loops[0]
-    count, total = fmas(body), len(body)
-    stack = sum(i.stack for loop in loops for i in loop)
-    moves = sum(bool(MOVE.match(i.word)) and not i.memory for i in body)
-    cells = [count, total, f"{count / total:.0%}", sum(i.memory for i in body), moves, stack or "none"]
-    return [tile.isa, tile.name, *map(str, cells)], stack == 0
+        return [tile.isa, tile.name, *["-"] * 6, "NO LOOP FOUND"], False
+    body, stack = loops[0], spills(tile)
+    cycles = model(body)
+    bound = max(cycles, key=lambda name: (cycles[name], name == "multiply"))
+    known = cycles["multiply"] > 0  # vectors of x86; others are not modelled
+    share = f"{cycles['multiply'] / cycles[bound]:.0%}" if known else "-"
+    cells = [fmas(body), len(body), sum(i.memory for i in body), sum(i.move for i in body)]
+    return [tile.isa, tile.name, *map(str, cells), share, bound if known else "-", str(stack or "none")], stack == 0
 
 
 def report(found: list[Tile]) -> int:
     """Prints the table; returns the exit code."""
-    head = ["table", "tile", "fma", "instructions", "share", "memory", "moves", "spills"]
+    head = ["table", "tile", "multiply", "instructions", "memory", "moves", "of peak", "bound by", "spills"]
     rows = [row(tile) for tile in found]
     widths = [max(len(cells[i]) for cells in (head, *(r[0] for r in rows))) for i in range(len(head))]
     for cells in (head, *(r[0] for r in rows)):

@@ -1,6 +1,6 @@
 """Draws docs/picture.svg: the program's own output, run now, as a terminal shows it.
 
-    python tools/make_picture.py "generate 'Once upon a time' --seed 7" "bench -m FOLDER -p 512 -g 32"
+python tools/make_picture.py "generate 'Once upon a time' --seed 7" "bench -m FOLDER -p 512 -g 32"
 """
 
 from __future__ import annotations

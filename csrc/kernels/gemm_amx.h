@@ -96,13 +96,15 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
 }
 
 typedef void amx_fn(const amx_at *at, int lines, int accumulate);
-#define AMX_SHAPES(X, kind) X(kind, 1, 1) X(kind, 1, 2) X(kind, 1, 3) X(kind, 1, 4) X(kind, 2, 1) X(kind, 2, 2)
-#define AMX_DEFINE(kind, r, p) \
-    static void amx##kind##_##r##x##p(const amx_at *at, int n, int accumulate) { amx_body(AMX_##kind, r, p, at, n, accumulate); }
-#define AMX_ENTRY(kind, r, p) [AMX_##kind][r][p] = amx##kind##_##r##x##p,
-AMX_SHAPES(AMX_DEFINE, DOT)
-AMX_SHAPES(AMX_DEFINE, INT8)
-static amx_fn *const amx_shapes[2][3][AMX_PANELS + 1] = {AMX_SHAPES(AMX_ENTRY, DOT) AMX_SHAPES(AMX_ENTRY, INT8)};
+#define AMX_SHAPES(X, name, kind) \
+    X(name, kind, 1, 1) X(name, kind, 1, 2) X(name, kind, 1, 3) X(name, kind, 1, 4) X(name, kind, 2, 1) X(name, kind, 2, 2)
+#define AMX_DEFINE(name, kind, r, p) \
+    static void name##_##r##x##p(const amx_at *at, int n, int accumulate) { amx_body(kind, r, p, at, n, accumulate); }
+#define AMX_ENTRY(name, kind, r, p) [kind][r][p] = name##_##r##x##p,
+AMX_SHAPES(AMX_DEFINE, amxdot, AMX_DOT)
+AMX_SHAPES(AMX_DEFINE, amxint8, AMX_INT8)
+static amx_fn *const amx_shapes[2][3][AMX_PANELS + 1] = {AMX_SHAPES(AMX_ENTRY, amxdot, AMX_DOT)
+                                                         AMX_SHAPES(AMX_ENTRY, amxint8, AMX_INT8)};
 
 /* The sums of a tile -> c, rows `ldc` floats apart, all columns of its panels. */
 static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
@@ -142,7 +144,8 @@ static void amx_int8(const lw_tile *t) {
         const i32x16 start = vi_set1((uint32_t)t->start[r]);
         for (int i = 0; i < t->columns; i += 16) {
             const int n = (int)lw_min(16, t->columns - i);
-            const i32x16 sum = vi_add(vi_load(sums + r * width + i), start);
+            i32x16 sum = vi_add(vi_load(sums + r * width + i), start);
+            if (t->offsets) sum = vi_add(sum, vi_load(t->offsets + i));
             f32x16 v = v_float(sum);
             if (t->column_scale) {
                 v = v_mul(v_mul(vi_float(sum), v_loadn(t->column_scale + i, n)), v_set1(t->row_scale[r]));

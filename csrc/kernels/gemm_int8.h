@@ -25,12 +25,31 @@ ALWAYS_INLINE void tile_quad(const int R, const int Q, const tile_at *at, ireg *
         V_UNROLL for (int q = 0; q < Q; q++) acc[r * Q + q] = ir_dot4(acc[r * Q + q], w[q], x);
     }
 #else
-    V_UNROLL for (int half = 0; half < 2; half++) {   /* line by line: registers are scarce */
+    /* Sums, one product and perhaps a mask are there anyway: weights are held, or rows, or neither where neither fits. */
+    enum { REGISTERS = V_REGS == 1 ? 32 : 16, TAKEN = V_REGS == 1 ? 3 : 2 };
+    const int hold_weights = R * Q + Q + TAKEN <= REGISTERS, hold_rows = R * Q + R + TAKEN <= REGISTERS;
+    V_UNROLL for (int half = 0; half < 2; half++) {
+        ireg x[TILE_ROWS], w[TILE_MAX_LINES * V_REGS];
+        V_FORGET;                                     /* lines are loaded again for their other half */
+        if (hold_weights) {
+            V_UNROLL for (int q = 0; q < Q; q++) {
+                w[q] = ir_load(tile_line(at, q));
+                w[q] = half ? ir_high(w[q]) : ir_low(w[q]);
+            }
+            V_UNROLL for (int r = 0; r < R; r++) {
+                x[r] = ir_set1(at->a0 + half * R + r);
+                V_UNROLL for (int q = 0; q < Q; q++) acc[r * Q + q] = ir_dot2(acc[r * Q + q], w[q], x[r]);
+            }
+            continue;
+        }
         V_UNROLL for (int q = 0; q < Q; q++) {
-            ireg w = ir_load(tile_line(at, q));
-            w = half ? ir_high(w) : ir_low(w);
-            V_UNROLL for (int r = 0; r < R; r++)
-                acc[r * Q + q] = ir_dot2(acc[r * Q + q], w, ir_set1(at->a0 + half * R + r));
+            if (!hold_rows) V_FORGET;
+            w[q] = ir_load(tile_line(at, q));
+            w[q] = half ? ir_high(w[q]) : ir_low(w[q]);
+            V_UNROLL for (int r = 0; r < R; r++) {
+                x[r] = ir_set1(at->a0 + half * R + r);
+                acc[r * Q + q] = ir_dot2(acc[r * Q + q], w[q], x[r]);
+            }
         }
     }
 #endif
@@ -42,6 +61,9 @@ ALWAYS_INLINE void tile_int8_body(const lw_tile *t, const int R, const int P) {
     tile_at at = {.lace = 1};
     tile_point(t, &at);
     V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_set1(t->start + i / Q);
+    if (t->offsets) {
+        V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_add(acc[i], ir_load(t->offsets + 16 / V_REGS * (i % Q)));
+    }
     for (int n = t->k / 4; n > 0; n--) {
         tile_quad(R, Q, &at, acc);
         tile_advance(R, P, &at, INT8_QUAD / 4, 1);

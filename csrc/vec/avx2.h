@@ -159,12 +159,18 @@ ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any addre
     __builtin_memcpy(&x, p, sizeof x);
     return _mm256_set1_epi32(x);
 }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm256_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm256_xor_si256(a, b); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return _mm256_srli_epi16(_mm256_slli_epi16(a, 8), 8); }   /* no mask to hold */
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm256_srli_epi16(a, 8); }
 ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
 ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm256_srai_epi16(a, 8); }
-ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+/* As one, or GCC 12 gathers the products first and the sums are spilled. */
+ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+    ireg product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
+    return acc;
+}
 #ifdef LW_HAS_VNNI
 ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #ifdef LW_EMULATE      /* the bytes widened: the even ones, then the odd ones */
@@ -195,5 +201,6 @@ ALWAYS_INLINE vreg vr_odd(const void *p) {
 /* The compiler may not know that p is what it was: nothing loaded through it is kept in a register instead. */
 #define V_OPAQUE(p) __asm__("" : "+r"(p))
 /* Nor what is in this register: chains of a measurement are neither merged nor hoisted. */
+#define V_FORGET __asm__ volatile("" : : : "memory")   /* what was loaded is loaded again */
 #define V_KEEP(a) __asm__ volatile("" : "+x"(a))
 #endif

@@ -129,6 +129,7 @@ ALWAYS_INLINE ireg ir_set1(const void *p) {           /* four bytes at any addre
     __builtin_memcpy(&x, p, sizeof x);
     return _mm512_set1_epi32(x);
 }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return _mm512_add_epi32(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return _mm512_xor_si512(a, b); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return _mm512_and_si512(a, _mm512_set1_epi32(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return _mm512_srli_epi16(a, 8); }
@@ -145,7 +146,16 @@ ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #else
 ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
 ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm512_srai_epi16(a, 8); }
-ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) { return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)); }
+/* As one, or GCC 12 gathers the products first and the sums are spilled. */
+ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+#ifdef LW_EMULATE
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#else
+    ireg product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "=&v"(product) : "v"(a), "v"(b));
+    return acc;
+#endif
+}
 #endif
 #ifdef LW_HAS_DOT
 /* c + the two products of each pair of bfloat16 in a and b */
@@ -176,11 +186,13 @@ ALWAYS_INLINE vreg vr_odd(const void *p) {
 #define V_UNROLL
 #define V_MATH static __attribute__((noinline, unused))
 #define V_OPAQUE(p) ((void)0)
+#define V_FORGET ((void)0)
 #define V_KEEP(a) ((void)0)
 #else
 #define V_UNROLL UNROLL
 #define V_MATH ALWAYS_INLINE
 #define V_OPAQUE(p) __asm__("" : "+r"(p))
+#define V_FORGET __asm__ volatile("" : : : "memory")   /* what was loaded is loaded again */
 #define V_KEEP(a) __asm__ volatile("" : "+v"(a))
 #endif
 #endif

@@ -181,6 +181,7 @@ ALWAYS_INLINE vreg ir_float(ireg a) { return vi_float(a); }
 ALWAYS_INLINE ireg ir_set1(const void *p) { uint32_t x; memcpy(&x, p, sizeof x); return vi_set1(x); }
 ALWAYS_INLINE ireg ir_low(ireg a) { return vi_and(a, vi_set1(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return vi_and(vi_srl(a, 8), vi_set1(0x00ff00ff)); }
+ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return vi_add(a, b); }
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return vi_xor(a, b); }
 ALWAYS_INLINE ireg ir_slow(ireg a) {
     V_LANES a.i[i] = (uint16_t)(int8_t)a.i[i] | (uint32_t)(uint16_t)(int8_t)(a.i[i] >> 16) << 16;
@@ -199,5 +200,6 @@ ALWAYS_INLINE vreg vr_even(const void *p) { return v_float(vi_sll(vi_load(p), 16
 ALWAYS_INLINE vreg vr_odd(const void *p) { return v_float(vi_and(vi_load(p), vi_set1(0xffff0000u))); }
 #define V_UNROLL                          /* registers are not the limit here; the compiler's time is */
 #define V_OPAQUE(p) ((void)0)
+#define V_FORGET ((void)0)
 #define V_KEEP(a) __asm__ volatile("" : "+m"(a))   /* chains of a measurement are not folded */
 #endif

@@ -40,6 +40,8 @@ cdef extern from "lanewise.h" nogil:
         lw_type a_type
         int64_t lda
         const lw_weight *w
+        const lw_source *plain
+        int64_t k
         void *c
         lw_type c_type
         int64_t ldc

@@ -4,6 +4,7 @@ Arrays are objects with the buffer protocol (NumPy arrays), innermost dimension 
 dimensions is a TypeError, a size out of range a ValueError, no memory a MemoryError; Ctrl-C in a running call is
 KeyboardInterrupt, and the handles stay usable.
 """
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,18 @@ class Program:
     ) -> None: ...
 
 def gemm(
-    ctx: Context, a: Any, w: Weight, c: Any, bias: Any = None, residual: Any = None, exact: bool = True
+    ctx: Context,
+    a: Any,
+    w: Any,  # a Weight, or with plain="float32" | "float16" | "bfloat16" | "int8" an array [n, k] of any strides
+    c: Any,
+    bias: Any = None,
+    residual: Any = None,
+    exact: bool = True,
+    act: str = "none",
+    gated: int = 0,
+    row_scale: Any = None,
+    column_scale: Any = None,
+    plain: str | None = None,
 ) -> None: ...
 def rms_norm(ctx: Context, x: Any, w: Any, eps: float, y: Any) -> None: ...
 def layer_norm(ctx: Context, x: Any, w: Any, b: Any, eps: float, y: Any) -> None: ...

@@ -8,17 +8,27 @@ cdef _scales(obj, Py_ssize_t n):
     return v
 
 
-def gemm(Context ctx not None, a, Weight w not None, c, bias=None, residual=None, bint exact=True, str act="none",
-         int64_t gated=0, row_scale=None, column_scale=None):
-    cdef _View va = _View(a, "fbB", 2), vc = _View(c, "fHi", 2, True), vb = _maybe(bias, w.n)
-    cdef _View vr = _f32(residual, 2) if residual is not None else None
-    cdef _View vs = _scales(row_scale, va.n(0)), vt = _maybe(column_scale, w.n)
+def gemm(Context ctx not None, a, w, c, bias=None, residual=None, bint exact=True, str act="none", int64_t gated=0,
+         row_scale=None, column_scale=None, str plain=None):
+    cdef _View va = _View(a, "fbB", 2), vc = _View(c, "fHi", 2, True), vw = None
     cdef lw_gemm_args g
-    cdef Py_ssize_t n = gated if gated else w.n
-    _require(va.n(1) == w.k and vc.n(1) == n and vc.n(0) == va.n(0), "a[m, k], w[n, k] and c[m, n] do not fit together")
-    _require(vr is None or (vr.n(0) == va.n(0) and vr.n(1) == n), "residual must have the shape of c")
+    cdef lw_source b
+    cdef Py_ssize_t n, k
     memset(&g, 0, sizeof(g))
-    g.a, g.a_type, g.lda, g.w = va.b.buf, _CODES[va.code()], va.ld(), w.h
+    if plain is None:
+        g.w = (<Weight?>w).h
+        n, k = lw_weight_n(g.w), lw_weight_k(g.w)
+    else:
+        vw = _View(w, _BUFFERS.get(plain, ""), 2, False, True)
+        n, k = vw.n(0), vw.n(1)
+        b.data, b.type, b.rows, b.row_stride, b.col_stride = vw.b.buf, _TYPES[plain], n, vw.b.strides[0], vw.b.strides[1]
+        g.plain, g.k = &b, k
+    cdef Py_ssize_t columns = gated if gated else n
+    cdef _View vb = _maybe(bias, n), vr = _f32(residual, 2) if residual is not None else None
+    cdef _View vs = _maybe(row_scale, va.n(0)), vt = _maybe(column_scale, n)
+    _require(va.n(1) == k and vc.n(1) == columns and vc.n(0) == va.n(0), "a[m, k], w[n, k] and c[m, n] do not fit together")
+    _require(vr is None or (vr.n(0) == va.n(0) and vr.n(1) == columns), "residual must have the shape of c")
+    g.a, g.a_type, g.lda = va.b.buf, _CODES[va.code()], va.ld()
     g.c, g.c_type, g.ldc, g.m = vc.b.buf, _CODES[vc.code()], vc.ld(), va.n(0)
     g.row_scale, g.column_scale, g.bias, g.residual = _ptr(vs), _ptr(vt), _ptr(vb), _ptr(vr)
     g.ldr, g.act, g.gated, g.exact = (vr.ld() if vr is not None else 0), _named(_ACTS, act, "act"), gated, exact

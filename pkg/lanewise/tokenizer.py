@@ -72,18 +72,26 @@ class Tokenizer:
         """The ids of `text`. Special tokens spelled out in the text become their ids, as in transformers.
 
         What is put before and after the text is tokenizer.json's affair alone; transformers, too, passes over
-        add_bos_token of tokenizer_config.json where there is a tokenizer.json.
+        add_bos_token of tokenizer_config.json where there is a tokenizer.json. Raises TypeError; LoadError for a
+        tokenizer that has no way to write the text (an unknown character, but no token for it).
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, not {type(text).__name__}")
         # A lone surrogate has no UTF-8 form; transformers' backend refuses it with an unclear error.
         text = text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except BaseException as error:
+            raise _failure(error, "cannot encode the text", self.folder) from None
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids`. Ids that the tokenizer does not have give nothing."""
-        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        """The text of `ids`. Ids that the tokenizer does not have give nothing. LoadError when its decoder fails."""
+        known = [int(i) for i in ids]
+        try:
+            text: str = self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
+        except BaseException as error:
+            raise _failure(error, "cannot decode the ids", self.folder) from None
         return text
 
     def decoder(self, skip_special_tokens: bool = True) -> Decoder:
@@ -203,6 +211,13 @@ class Decoder:
         return self._tokenizer.decode(ids, self._skip) if ids else ""
 
 
+def _failure(error: BaseException, message: str, file: Path) -> BaseException:
+    """What to raise for an error of the library, a panic of which comes as a BaseException of its own."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+        return error
+    return LoadError(f"{message} ({shorten(str(error))})", file=file)
+
+
 def _load(folder: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
@@ -214,10 +229,8 @@ def _load(folder: Path) -> tokenizers.Tokenizer:
         raise LoadError(f"JSON is nested deeper than {files.JSON_DEPTH}", file=shown)
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(data)
-    except BaseException as error:  # a panic in the library comes as a BaseException of its own
-        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-            raise
-        raise LoadError(f"is not a tokenizer that can be read ({shorten(str(error))})", file=shown) from None
+    except BaseException as error:
+        raise _failure(error, "is not a tokenizer that can be read", shown) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -11,6 +11,7 @@ import pytest
 import test_attention as attention
 import test_elementwise as elementwise
 import test_gemm as gemm
+import test_gemm_int8 as int8
 import test_independence as independence
 import test_norm as norm
 import test_rotary as rope
@@ -31,6 +32,9 @@ def probes() -> dict[str, Probe]:
         found[f"gemm bfloat16 {shape}"] = lambda t, a=shape: gemm.check_bfloat16(t, *a)
         found[f"gemm padding {shape}"] = lambda t, a=shape: gemm.check_padding(t, *a)
         found[f"gemm rows {shape}"] = lambda t, a=shape: independence.check_gemm_rows(t, *a)
+    for shape in int8.SHAPES:
+        found[f"int8 {shape}"] = lambda t, a=shape: int8.check_int8(t, *a, unsigned=False)
+        found[f"int8 scaled {shape}"] = lambda t, a=shape: int8.check_scaled(t, *a)
     for shape in attention.SHAPES:
         for causal in (False, True):
             for low in (False, True):

@@ -131,7 +131,7 @@ def test_tensors_are_those_of_transformers(model_type: str, tied: bool, tmp_path
     )
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path)
-    spec, generation = read_model(tmp_path)
+    spec, generation, _ = read_model(tmp_path)
     with open_weights(tmp_path) as weights:
         spec.check(weights)
         assert {t.name: t.shape for t in spec.tensors()} == {n: weights.info(n).shape for n in weights}
@@ -206,11 +206,11 @@ def test_what_is_not_supported_is_said(tmp_path: Path) -> None:
         "model_type": ("mamba", "llama, mistral, qwen2, qwen3"),
         "auto_map": ({"AutoModelForCausalLM": "modeling.Model"}, "Python code"),
         "trust_remote_code": (True, "no code"),
-        "quantization_config": ({"quant_method": "gptq"}, "gptq"),
+        "quantization_config.quant_method": ({"quant_method": "hqq"}, "gptq, awq"),
         "hidden_act": ("tanh", "silu"),
     }
     for field, (value, words) in cases.items():
-        error = refused(tmp_path, field, **{field: value})
+        error = refused(tmp_path, field, **{field.split(".")[0]: value})
         assert isinstance(error, UnsupportedError) and words in str(error)
     for name in ("../llama", "__init__", "llama.spec", "", "LLAMA", "a" * 10**6):
         error = refused(tmp_path, "model_type", model_type=name)
@@ -311,7 +311,7 @@ def test_weights_are_checked_against_the_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "parameters"), [("stories260K", 260_032), ("babyllama-105", 936_448)])
 def test_shared_models(name: str, parameters: int) -> None:
     folder = shared("models", name)
-    spec, generation = read_model(folder)
+    spec, generation, _ = read_model(folder)
     with open_weights(folder) as weights:
         spec.check(weights)
     assert spec.n_parameters == parameters and generation.eos_ids == (1, 2)

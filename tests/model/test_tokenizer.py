@@ -249,3 +249,14 @@ def test_broken_tokenizer_config(config: dict[str, Any], field: str, tmp_path: P
     with pytest.raises(LoadError) as caught:
         Tokenizer(tmp_path)
     assert caught.value.field == field
+
+
+def test_a_tokenizer_without_a_way_out(tmp_path: Path) -> None:
+    """Found by the fuzzer: the library meets a character that it has no token for only when it encodes."""
+    write_trained(tmp_path, "wordpiece")
+    made = json.loads((tmp_path / "tokenizer.json").read_text())
+    made["model"]["unk_token"] = "[no such token]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    tokenizer = Tokenizer(tmp_path)
+    with pytest.raises(LoadError, match="cannot encode the text"):
+        tokenizer.encode("\U0001f642")

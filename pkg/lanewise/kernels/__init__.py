@@ -7,8 +7,9 @@
     with k.threads(2), k.isa("avx2"):
         c = k.gemm(a, w)                    # the same bits
 
-Arrays are float32, or bfloat16 (ml_dtypes) and float16, which are widened exactly; results are float32. float64 is
-refused: rounding is the caller's to choose. Inputs may have any strides; those that the kernels cannot walk are copied.
+Arrays are float32, or bfloat16 (ml_dtypes) and float16, which are widened exactly; results are float32. `gemm` also
+takes int8 and uint8, with exact int32 sums. float64 is refused: rounding is the caller's to choose. Inputs may have any
+strides; those that the kernels cannot walk are copied.
 `out=` must be a writable float32 array of the result's shape that can be seen as rows of contiguous values; it may
 overlap the inputs. Any thread may call anything here; calls for the same table and thread count take turns.
 """
@@ -16,7 +17,8 @@ overlap the inputs. Any thread may call anything here; calls for the same table 
 from .arrays import Float32
 from .attend import attention
 from .contexts import context, isa, tables, threads
-from .products import PackedMatrix, gemm, pack
+from .packed import PackedMatrix, pack, pack_gated
+from .products import gemm
 from .rows import (
     exp,
     gelu,
@@ -34,5 +36,6 @@ from .rows import (
 
 __all__ = [
     "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm", "isa",
-    "layer_norm", "pack", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax", "tables", "tanh", "threads",
+    "layer_norm", "pack", "pack_gated", "relu2", "rms_norm", "rope", "silu", "silu_mul", "softmax",
+    "tables", "tanh", "threads",
 ]  # fmt: skip

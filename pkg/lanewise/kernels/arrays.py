@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 Float32: TypeAlias = NDArray[np.float32]
+FLOAT32 = np.dtype(np.float32)
 FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -31,6 +32,8 @@ def array(name: str, x: Any) -> NDArray[Any]:
 
 def float32(name: str, x: Any) -> Float32:
     """x as aligned float32; float16 and bfloat16 widen exactly, float32 stays where it is."""
+    if type(x) is np.ndarray and x.dtype is FLOAT32 and x.flags.aligned:
+        return x  # at once: products of a few microseconds are made through here
     x = array(name, x)
     wide: Float32 = x.astype(np.float32, copy=not x.flags.aligned)
     return wide
@@ -50,8 +53,10 @@ def require_shape(name: str, x: NDArray[Any], shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: shape {list(shape)} expected, got {list(x.shape)}")
 
 
-def as_rows(x: Float32, inner: int = 1) -> Float32 | None:
+def as_rows(x: NDArray[Any], inner: int = 1) -> NDArray[Any] | None:
     """x as rows [m, n] without a copy, n over its last `inner` axes; None if it does not lie so."""
+    if x.ndim == 2 and inner == 1 and x.size and x.strides == (x.shape[1] * x.itemsize, x.itemsize):
+        return x
     split = x.ndim - inner
     n = math.prod(x.shape[split:])
     if x.size == 0:
@@ -76,7 +81,7 @@ def as_rows(x: Float32, inner: int = 1) -> Float32 | None:
     return as_strided(x, (rows, n), (step, x.itemsize))
 
 
-def rows(x: Float32, inner: int = 1) -> Float32:
+def rows(x: NDArray[Any], inner: int = 1) -> NDArray[Any]:
     """x as rows [m, n], copied if it does not lie so."""
     found = as_rows(x, inner)
     if found is None:
@@ -85,13 +90,13 @@ def rows(x: Float32, inner: int = 1) -> Float32:
     return found
 
 
-def target(name: str, out: Any, shape: tuple[int, ...], inner: int = 1) -> Float32:
+def target(name: str, out: Any, shape: tuple[int, ...], inner: int = 1, dtype: Any = np.float32) -> NDArray[Any]:
     """A new array, or the caller's after all checks."""
     if out is None:
-        return np.empty(shape, np.float32)
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
         got = out.dtype.name if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"{name}: a float32 array expected, got {got}")
+        raise TypeError(f"{name}: a {np.dtype(dtype).name} array expected, got {got}")
     require_shape(name, out, shape)
     if not out.flags.writeable or not out.flags.aligned:
         raise ValueError(f"{name}: the array must be {'aligned' if out.flags.writeable else 'writable'}")
@@ -114,7 +119,7 @@ def overlaps(x: NDArray[Any], y: NDArray[Any]) -> bool:
         return True
 
 
-def apart(x: Float32, out: Float32) -> Float32:
+def apart(x: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
     """x, or a copy of it where writing out would change it."""
     return x.copy() if overlaps(x, out) else x
 

@@ -1,4 +1,4 @@
-"""Packed weights and products."""
+"""Products, and what happens to their sums on the way out."""
 
 from __future__ import annotations
 
@@ -9,64 +9,11 @@ from numpy.typing import NDArray
 
 from .. import _native
 from . import contexts
-from .arrays import Float32, apart, apart_or_same, array, as_rows, float32, require_shape, rows, target, vector
-from .rows import activate
+from .arrays import apart, apart_or_same, array, as_rows, float32, is_bfloat16, require_shape, rows, target, vector
+from .packed import INTEGERS, PackedMatrix
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
-
-
-class PackedMatrix:
-    """A matrix [n, k] of weights in the order in which the kernels read it; made by `pack`."""
-
-    __slots__ = ("_weight", "dtype", "shape")
-
-    def __init__(self, weight: _native.Weight) -> None:
-        self.shape = (weight.n, weight.k)
-        self.dtype = weight.format
-        self._weight = weight
-
-    @property
-    def nbytes(self) -> int:
-        return self._weight.nbytes
-
-    def unpack(self) -> Float32:
-        """The weights as float32 [n, k], exactly as they were packed."""
-        out = np.empty(self.shape, np.float32)
-        self._weight.unpack(0, out)
-        return out
-
-    def __repr__(self) -> str:
-        return f"PackedMatrix({self.shape[0]} x {self.shape[1]} {self.dtype}, {self.nbytes} bytes)"
-
-
-def pack(
-    w: Any, dtype: Literal["float32", "bfloat16"] | None = None, *, source: Literal["bfloat16"] | None = None
-) -> PackedMatrix:
-    """Packs w [n, k] (rows are outputs) for `gemm`.
-
-    dtype is what is kept: by default bfloat16 for bfloat16 arrays, else float32. float32 keeps every value exactly;
-    bfloat16 rounds to nearest even. source="bfloat16" says that a uint16 array holds the bits of bfloat16 values.
-    """
-    if source not in (None, "bfloat16"):
-        raise ValueError(f"source: None or 'bfloat16' expected, got {source!r}")
-    if source is None:
-        w = array("w", w)
-        type_ = w.dtype.name
-        bits: NDArray[Any] = w.view(np.uint16) if type_ == "bfloat16" else w
-    else:
-        bits, type_ = np.asarray(w), source
-        if bits.dtype != np.uint16:
-            raise TypeError(f"w: uint16 expected where source is 'bfloat16', got {bits.dtype.name}")
-    if bits.ndim != 2:
-        raise ValueError(f"w: a matrix [outputs, inputs] expected, got {bits.ndim} dimensions")
-    dtype = dtype or ("bfloat16" if type_ == "bfloat16" else "float32")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype: 'float32' or 'bfloat16' expected, got {dtype!r}")
-    weight = _native.Weight(dtype, *bits.shape)
-    with contexts.borrowed() as ctx:
-        weight.pack(ctx, bits if bits.flags.aligned else bits.copy(), type_)
-    return PackedMatrix(weight)
 
 
 def gemm(
@@ -78,54 +25,104 @@ def gemm(
     residual: Any = None,
     activation: Activation | None = None,
     exact: bool = True,
-    out: Float32 | None = None,
-) -> Float32:
-    """activation(a @ b + bias) + residual, in float32.
+    a_scale: Any = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """activation(a @ b + bias) + residual.
 
-    a is [..., k]. b is [k, n], or [n, k] with trans_b=True, or a PackedMatrix [n, k]: packing takes longer than a small
-    product, so pack what is used again. bias is [n], residual [..., n]. Every element is one chain of fused
-    multiply-adds in ascending k, whatever the other rows, the threads and the instruction set. exact=False lets
-    bfloat16 weights use the CPU's bfloat16 dot product, which rounds a to bfloat16; bits then depend on the table.
+    a is [..., k]. b is [k, n], or [n, k] with trans_b=True, or a PackedMatrix [n, k]: pack what is used again. bias is
+    [n], residual [..., n]. Where b was made by `pack_gated`: activation(a @ gate + ...) * (a @ up + ...) + residual.
+
+    Floating point: every element is one chain of fused multiply-adds in ascending k, whatever the other rows, the
+    threads and the instruction set. exact=False lets bfloat16 weights use the CPU's bfloat16 dot product, which rounds
+    a to bfloat16; bits then depend on the table. Integers: an int8 or uint8 a times int8 gives exact int32 sums
+    (modulo 2^32); with a_scale (one per row of a), or a b that has scales, float32: sum * b.scales * a_scale. A
+    floating point a times int8 is rounded to int8 first, with one scale per row (its largest magnitude / 127).
+
+    The result is float32 or int32; out may also be bfloat16 (ml_dtypes; or uint16 for the bits).
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation: one of {', '.join(ACTIVATIONS)} expected, got {activation!r}")
-    a = float32("a", a)
+    a = _operand("a", a)
     if a.ndim < 1:
         raise ValueError("a: at least one dimension expected, got a scalar")
-    packed = b if isinstance(b, PackedMatrix) else None
-    n, k = _sizes(b, trans_b)
+    plain = None if isinstance(b, PackedMatrix) else _plain(b, trans_b)
+    n, k = b.shape if plain is None else plain.shape
+    gated = b.gated if plain is None else 0
+    integers = (b.dtype == "int8") if plain is None else plain.dtype == np.int8
     if a.shape[-1] != k:
         raise ValueError(f"a: {k} values in its last dimension expected, as b has them, got shape {list(a.shape)}")
-    shape = (*a.shape[:-1], n)
-    bias = vector("bias", bias, n)
+    if a.dtype != np.float32 and not integers:
+        raise TypeError(f"a: float32, float16 or bfloat16 expected for such a b, got {a.dtype.name}; use astype")
+    shape = (*a.shape[:-1], gated or n)
+    column_scale = b.scales if plain is None else None
+    row_scale = _row_scale(a_scale, a)
+    scaled = a.dtype == np.float32 or row_scale is not None or column_scale is not None
+    bias = _bias(b, bias, gated or n)
     if residual is not None:
         residual = float32("residual", residual)
         require_shape("residual", residual, shape)
-    c = target("out", out, shape)
+    if not scaled and (bias is not None or residual is not None or activation is not None):
+        raise ValueError("a_scale: scales expected where integer sums get a bias, a residual or an activation")
+    c = _result(out, shape, scaled)
     if not c.size:
         return c
-    if packed is None:
-        b = array("b", b)
-        packed = pack(b if trans_b else b.T)
-    late = residual if activation is not None else None  # added after the activation
-    late = apart(late, c) if late is not None else None
-    early = None if residual is None or late is not None else rows(apart_or_same(residual, c))
-    bias = apart(bias, c) if bias is not None else None
-    a = rows(apart(a, c))
+    w = b._weight if plain is None else (plain if out is None else apart(plain, c))
+    kind = None if plain is None else "bfloat16" if plain.dtype == np.uint16 else plain.dtype.name
     with contexts.borrowed() as ctx:
-        _native.gemm(ctx, a, packed._weight, as_rows(c), bias, early, exact)
-    if activation is not None:
-        activate(activation, c)
-        if late is not None:
-            c += late
+        _native.gemm(
+            ctx, rows(apart(a, c)), w, as_rows(c.view(np.uint16) if is_bfloat16(c) else c),
+            None if bias is None else apart(bias, c), None if residual is None else rows(apart_or_same(residual, c)),
+            exact, activation or "none", gated, row_scale, column_scale, kind,
+        )  # fmt: skip
     return c
 
 
-def _sizes(b: Any, trans_b: bool) -> tuple[int, int]:
-    """(n, k) of b."""
-    if isinstance(b, PackedMatrix):
-        return b.shape
-    shape = np.shape(b)
-    if len(shape) != 2:
-        raise ValueError(f"b: a matrix or a PackedMatrix expected, got {len(shape)} dimensions")
-    return (shape[0], shape[1]) if trans_b else (shape[1], shape[0])
+def _operand(name: str, x: Any) -> NDArray[Any]:
+    """int8 and uint8 as they are, the rest as float32."""
+    x = np.asarray(x)
+    return x if x.dtype.name in INTEGERS else float32(name, x)
+
+
+def _plain(b: Any, trans_b: bool) -> NDArray[Any]:
+    """An unpacked b as [n, k], bfloat16 as its bits."""
+    if np.ndim(b) != 2:
+        raise ValueError(f"b: a matrix or a PackedMatrix expected, got {np.ndim(b)} dimensions")
+    b = np.asarray(b)
+    if b.dtype != np.int8:
+        b = array("b", b)
+        b = b.view(np.uint16) if is_bfloat16(b) else b
+    if not b.flags.aligned:
+        b = b.copy()
+    checked: NDArray[Any] = b if trans_b else b.T
+    return checked
+
+
+def _row_scale(a_scale: Any, a: NDArray[Any]) -> NDArray[np.float32] | None:
+    if a_scale is None:
+        return None
+    if a.dtype == np.float32:
+        raise ValueError("a_scale: only an int8 or uint8 a has scales; a floating point a gets its own")
+    scale = float32("a_scale", a_scale)
+    require_shape("a_scale", scale, a.shape[:-1])
+    return np.ascontiguousarray(scale).reshape(-1)
+
+
+def _bias(b: Any, bias: Any, n: int) -> NDArray[np.float32] | None:
+    """bias in the order of b's rows: a gated one is [2, n], for gate and up."""
+    if isinstance(b, PackedMatrix) and b.gated and bias is not None:
+        bias = float32("bias", bias)
+        require_shape("bias", bias, (2, n))
+        return b.alternated(bias)
+    return vector("bias", bias, n)
+
+
+def _result(out: Any, shape: tuple[int, ...], scaled: bool) -> NDArray[Any]:
+    """A new array, or the caller's after all checks."""
+    if out is None:
+        return np.empty(shape, np.float32 if scaled else np.int32)
+    kinds = (np.dtype(np.float32), np.dtype(np.uint16)) if scaled else (np.dtype(np.int32),)
+    if isinstance(out, np.ndarray) and scaled and (is_bfloat16(out) or out.dtype == np.uint16):
+        target("out", out, shape, dtype=out.dtype)
+        return out
+    return target("out", out, shape, dtype=kinds[0])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from .pack import LANES, Packed, PackedLayer, Vector, round_up
+from .pack import Packed, PackedLayer, Vector
 from .spec import Attention, Layer, Spec
 
 NONE, LOGITS = _native.NONE, _native.LOGITS
@@ -137,8 +137,9 @@ def _attention(
 def _mlp(score: Score, spec: Spec, layer: Layer, weights: PackedLayer, x: int, exact: bool) -> None:
     m, vectors = layer.mlp, weights.vectors
     normed = _norm(score, spec, vectors, "mlp_norm", x)
-    wide = score.slot("wide", 2 * round_up(m.width, LANES) if m.gated else m.width)
     inner = score.slot("inner", m.width)
-    score.add("linear", in_=normed, out=wide, weight=weights.up, bias=vectors.get("up_bias"), exact=exact)
-    score.add("glu" if m.gated else "act", in_=wide, out=inner, width=m.width, variant=m.activation)
+    score.add(
+        "linear", in_=normed, out=inner, weight=weights.up, bias=vectors.get("up_bias"), exact=exact,
+        variant=m.activation, width=m.width if m.gated else 0,
+    )  # fmt: skip
     score.add("linear", in_=inner, in2=x, out=x, weight=weights.down, bias=vectors.get("down_bias"), exact=exact)

@@ -260,7 +260,7 @@ class Generation:
 
 
 def read_config(folder: Path) -> Config:
-    """config.json of a model folder. LoadError; UnsupportedError for quantised weights or code of the model's own."""
+    """config.json of a model folder. LoadError; UnsupportedError for code of the model's own."""
     path = files.member(folder, CONFIG)
     config = Config(files.read_object(path), folder / CONFIG)
     auto = config.fields("auto_map")
@@ -268,10 +268,6 @@ def read_config(folder: Path) -> Config:
         raise config.unsupported("auto_map", "the model brings its own Python code, which lanewise does not run")
     if config.flag("trust_remote_code", False):
         raise config.unsupported("trust_remote_code", "lanewise runs no code from a model")
-    quantised = config.fields("quantization_config")
-    if quantised is not None:
-        method = shorten(quantised.values.get("quant_method", "unknown"))
-        raise config.unsupported("quantization_config", f"weights quantised by {method} are not supported")
     return config
 
 

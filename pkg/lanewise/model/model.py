@@ -13,7 +13,7 @@ import numpy as np
 from .. import _native
 from ..tokenizer import Tokenizer
 from .compile import compile_program
-from .pack import Packer, Progress, matrices_of, packed_bytes
+from .pack import Packer, Progress, format_of, matrices_of, packed_bytes
 from .safetensors import Weights
 from .source import open_source
 from .spec import STEP_ROWS, Spec
@@ -242,9 +242,8 @@ def _given(generation: Any) -> dict[str, Any]:
 def plan_formats(spec: Spec, weights: Weights, dtype: str = "auto") -> dict[str, int]:
     """Bytes per packed format that the matrices will take."""
     plan: dict[str, int] = {}
-    for shape, role, layer in matrices_of(spec):
-        stored = weights.info(spec.tensor_name(role, layer)).dtype
-        format = dtype if dtype != "auto" else "bfloat16" if stored == "BF16" else "float32"
+    for shape, roles, layer in matrices_of(spec):
+        format = format_of(spec, weights, dtype, roles, layer)
         plan[format] = plan.get(format, 0) + packed_bytes(shape, format)
     return plan
 

@@ -68,17 +68,26 @@ def alternated(gate: Vector, up: Vector) -> Vector:
     return np.ascontiguousarray(pairs.reshape(-1))
 
 
-def matrices_of(spec: Spec) -> Iterator[tuple[tuple[int, int], str, int | None]]:
-    """((outputs, inputs), role of the first tensor in it, layer) of every packed matrix of a model."""
-    yield (spec.vocabulary, spec.hidden), "embed", None
+def matrices_of(spec: Spec) -> Iterator[tuple[tuple[int, int], tuple[str, ...], int | None]]:
+    """((outputs, inputs), roles of the tensors in it, layer) of every packed matrix of a model."""
+    yield (spec.vocabulary, spec.hidden), ("embed",), None
     if not spec.tied:
-        yield (spec.vocabulary, spec.hidden), "head", None
+        yield (spec.vocabulary, spec.hidden), ("head",), None
     for i, layer in enumerate(spec.layers):
         a, m = layer.attention, layer.mlp
-        yield ((a.heads + 2 * a.kv_heads) * a.head_dim, spec.hidden), "q", i
-        yield (spec.hidden, a.heads * a.head_dim), "o", i
-        yield (2 * round_up(m.width, LANES) if m.gated else m.width, spec.hidden), "gate" if m.gated else "up", i
-        yield (spec.hidden, m.width), "down", i
+        yield ((a.heads + 2 * a.kv_heads) * a.head_dim, spec.hidden), ("q", "k", "v"), i
+        yield (spec.hidden, a.heads * a.head_dim), ("o",), i
+        up = ("gate", "up") if m.gated else ("up",)
+        yield (2 * round_up(m.width, LANES) if m.gated else m.width, spec.hidden), up, i
+        yield (spec.hidden, m.width), ("down",), i
+
+
+def format_of(spec: Spec, weights: Weights, dtype: str, roles: tuple[str, ...], layer: int | None) -> str:
+    """The packed format of a matrix: bfloat16 if all of its tensors are stored so, unless `dtype` says otherwise."""
+    if dtype != "auto":
+        return dtype
+    stored = {weights.info(spec.tensor_name(role, layer)).dtype for role in roles}
+    return "bfloat16" if stored == {"BF16"} else "float32"
 
 
 def packed_bytes(shape: tuple[int, int], format: str) -> int:
@@ -95,13 +104,6 @@ class Packer:
     ) -> None:
         self.ctx, self.spec, self.weights, self.dtype, self.progress = ctx, spec, weights, dtype, progress
         self.done, self.total = 0, weights.nbytes
-
-    def format(self, role: str, layer: int | None) -> str:
-        """The packed format of the matrix whose first tensor is `role`."""
-        if self.dtype != "auto":
-            return self.dtype
-        stored = self.weights.info(self.spec.tensor_name(role, layer)).dtype
-        return "bfloat16" if stored == "BF16" else "float32"
 
     def model(self) -> Packed:
         embed = self.matrix([("embed", 0, 1)], self.spec.vocabulary, self.spec.hidden, None)
@@ -138,7 +140,8 @@ class Packer:
 
     def matrix(self, parts: list[tuple[str, int, int]], n: int, k: int, layer: int | None) -> _native.Weight:
         """Packs tensors (role, first row, step) into one matrix of n outputs over k inputs."""
-        weight = _native.Weight(self.format(parts[0][0], layer), n, k)
+        roles = tuple(role for role, _, _ in parts)
+        weight = _native.Weight(format_of(self.spec, self.weights, self.dtype, roles, layer), n, k)
         for role, row0, step in parts:
             name = self.spec.tensor_name(role, layer)
             info = self.weights.info(name)

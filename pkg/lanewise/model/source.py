@@ -15,6 +15,7 @@ from .files import has
 from .folder import resolve
 from .gguf import GgufFile, open_gguf
 from .gguf_tokenizer import read_tokenizer
+from .quantised import QuantisedWeights
 from .safetensors import Weights, open_weights
 from .spec import Spec
 
@@ -48,9 +49,11 @@ def open_source(source: str | os.PathLike[str], revision: str | None = None) -> 
 
 
 def _from_folder(folder: Path) -> Source:
-    spec, generation = read_model(folder)
+    spec, generation, scheme = read_model(folder)
     weights = open_weights(folder)
     try:
+        if scheme is not None:
+            weights = QuantisedWeights(weights, scheme, (tensor.name for tensor in spec.tensors()))
         spec.check(weights)
     except BaseException:
         weights.close()

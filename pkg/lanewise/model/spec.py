@@ -103,7 +103,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A model. `context`: tokens it is made for. `tied`: the head is the embedding. `stored`: the config's dtype."""
+    """A model. `context`: tokens it is made for. `tied`: the head is the embedding. `stored`: the config's dtype, or
+    how the weights are quantised."""
 
     model_type: str
     hidden: int
