@@ -208,9 +208,9 @@ def test_doctor(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     tables = json.loads(capsys.readouterr().out)["tables"]
     assert tables
-    for table in tables:
-        assert ("not yet measured on silicon" in (table["note"] or "")) == (table["name"] == "amx")
-    assert text.count("not yet measured on silicon") == sum(table["name"] == "amx" for table in tables)
+    for each in tables:
+        assert ("not yet measured on silicon" in (each["note"] or "")) == (each["name"] == "amx")
+    assert text.count("not yet measured on silicon") == sum(each["name"] == "amx" for each in tables)
     assert cli.main(["doctor", "--isa", "abacus"]) == 1
 
 

@@ -47,8 +47,8 @@ def report(measure: bool = False, threads: int | None = None, isa: str | None = 
         "isa": context.isa if context else None,
         "isa_why": _isa_why(isa),
         "tables": [
-            {"name": table.name, "usable": table.missing is None, "missing": table.missing, "note": _NOTES.get(table.name)}
-            for table in _native.isas()
+            {"name": t.name, "usable": t.missing is None, "missing": t.missing, "note": _NOTES.get(t.name)}
+            for t in _native.isas()
         ],
         "bf16_dot": context.has_dot if context else False,
         "cores": {key: machine[key] for key in ("logical", "physical", "affinity", "quota")},
