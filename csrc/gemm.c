@@ -40,6 +40,7 @@ enum {
     STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
     TASKS_PER_THREAD = 32,       /* the last of them is what threads wait for */
+    TASK_NS = 1500,              /* about what handing a task to another thread costs, a few times */
     STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
     AHEAD = 2560,                /* bytes in flight that cover the latency of memory at a core's share of its bandwidth */
     PASS_ROWS = 64,              /* at least */
@@ -71,10 +72,10 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
     const lw_weight *w = p->w;
     int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_formats[w->format].k_per_line);
     p->steps = lw_ceil_div(w->panels, p->step);
-    /* A task should outlast what starting it costs (about a microsecond): count a byte of weights, and 8 multiply-adds,
+    /* A task should outlast what starting it costs: count a byte of weights, and 8 multiply-adds,
      * as a tenth of a nanosecond. */
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
-    int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / 3000, 1));
+    int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / TASK_NS, 1));
     /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
     int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (most_rows(p) * lw_max(lines, 1) * 4);
     p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));

@@ -36,6 +36,7 @@ class LLM:
 
     source        a folder, "owner/name" of a cached download, or "builtin", the small model that lanewise ships
     dtype         "float32" | "bfloat16": what float weights are computed in; "auto" as stored
+    quantize      "q4" | "q4m" | "q6" | "q8" | a GGUF type: float matrices become what such blocks hold; None: as stored
     kv_dtype      "float32" | "bfloat16" keys and values; "auto" as computed
     numerics      "fast" | "exact" (bfloat16 widened: the same bits on every CPU)
     context       positions at most; None: the model's own limit. Memory grows as it is used
@@ -52,6 +53,7 @@ class LLM:
         source: str | os.PathLike[str] = "builtin",
         *,
         dtype: str = "auto",
+        quantize: str | None = None,
         kv_dtype: str = "auto",
         numerics: str = "fast",
         context: int | None = None,
@@ -64,8 +66,8 @@ class LLM:
         from .model.model import Model
 
         model = Model.load(
-            source, dtype=dtype, kv_dtype=kv_dtype, numerics=numerics, context=context, threads=threads, isa=isa,
-            revision=revision, on_progress=on_progress, memory_limit=memory_limit,
+            source, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype, numerics=numerics, context=context,
+            threads=threads, isa=isa, revision=revision, on_progress=on_progress, memory_limit=memory_limit,
         )  # fmt: skip
         self._start(model)
 

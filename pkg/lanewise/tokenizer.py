@@ -108,6 +108,21 @@ class Tokenizer:
         i: int | None = self._tokenizer.token_to_id(text)
         return i
 
+    def state(self) -> dict[str, Any]:
+        """All of the tokenizer as tokenizer.json says it."""
+        state: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return state
+
+    @property
+    def pre_tokenizer(self) -> Any:
+        """The library's step that cuts a text into words; None where there is none."""
+        return self._tokenizer.pre_tokenizer
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """The chat templates by name; "default" is the usual one."""
+        return dict(self._templates)
+
     @property
     def has_chat_template(self) -> bool:
         return bool(self._templates)

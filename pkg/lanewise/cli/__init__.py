@@ -1,4 +1,4 @@
-"""The command line: lanewise generate | chat | info | doctor | bench.
+"""The command line: lanewise generate | chat | quantize | calibrate | info | doctor | bench.
 
 Results go to stdout, everything else to stderr. Exit codes: 0, 1 failed, 2 usage, 130 interrupted.
 """
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from .. import __version__
-from . import bench, chat, facts, generate
+from . import bench, chat, facts, generate, quantize
 from .options import UsageError
 
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    for module in (generate, chat, facts, bench):
+    for module in (generate, chat, quantize, facts, bench):
         module.add_to(commands, common)
     return top
 

@@ -75,6 +75,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loading")
     group.add_argument("-m", "--model", default="builtin", help="folder, owner/name in the download cache, or builtin")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
+    group.add_argument("--quantize", metavar="TYPE", help="q4, q4m, q6, q8 or a GGUF type, for float weights")
     group.add_argument("--kv-dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of keys and values")
     group.add_argument("--numerics", choices=("fast", "exact"), default="fast", help="exact: same bits on every CPU")
     group.add_argument("--context", type=int, metavar="N", help="positions at most; default: the model's limit")
@@ -115,6 +116,7 @@ def load(options: argparse.Namespace, quiet: bool = False) -> LLM:
         return LLM(
             options.model,
             dtype=options.dtype,
+            quantize=options.quantize,
             kv_dtype=options.kv_dtype,
             numerics=options.numerics,
             context=options.context,

@@ -25,7 +25,8 @@ class _Shared:
         self.lock = threading.Lock()
 
 
-def _current() -> _Shared:
+def current() -> _Shared:
+    """The context of this call, to be used by whoever holds its lock."""
     key = _isa.get(), _threads.get()
     with _making:
         if key not in _made:
@@ -48,14 +49,14 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def borrowed() -> Iterator[_native.Context]:
     """The context for this call, alone."""
-    shared = _current()
+    shared = current()
     with shared.lock:
         yield shared.context
 
 
 def context() -> _native.Context:
     """The context that a call made here would use; its `isa`, `threads` and `has_dot` say what that is."""
-    return _current().context
+    return current().context
 
 
 def tables() -> list[str]:

@@ -106,6 +106,11 @@ class GgufWeights(Weights):
         return len(self._file.tensors)
 
     @property
+    def file(self) -> GgufFile:
+        """The file itself."""
+        return self._file
+
+    @property
     def files(self) -> list[Path]:
         return [self._file.path]
 

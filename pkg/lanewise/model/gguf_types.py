@@ -23,8 +23,8 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Array = np.ndarray[Any, Any]
 _SLICE = 1 << 20  # elements expanded at a time
-_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # doubled
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # doubled
 _DELTA = np.float32(0.125)
 
 
@@ -132,14 +132,14 @@ def _q8_0(b: Bytes) -> Floats:
 
 
 def _iq4_nl(b: Bytes) -> Floats:
-    return _f16(b, 0) * np.array(_IQ4, np.float32)[_fields(b[:, 2:], 16, _LOW_HIGH, 15)]
+    return _f16(b, 0) * np.array(IQ4, np.float32)[_fields(b[:, 2:], 16, _LOW_HIGH, 15)]
 
 
 def _mxfp4(b: Bytes) -> Floats:
     """The scale is E8M0: half of 2^(e - 127), since the codes are doubled; e = 0 and 1 are subnormal."""
     e = b[:, :1].astype(np.uint32)
     half = np.where(e < 2, np.uint32(0x00200000) << np.minimum(e, 1), (np.maximum(e, 1) - 1) << 23).astype(np.uint32)
-    return half.view(np.float32) * np.array(_E2M1, np.float32)[_fields(b[:, 1:], 16, _LOW_HIGH, 15)]
+    return half.view(np.float32) * np.array(E2M1, np.float32)[_fields(b[:, 1:], 16, _LOW_HIGH, 15)]
 
 
 # ---- blocks of 256: K ----
@@ -185,7 +185,7 @@ def _q6_k(b: Bytes) -> Floats:
 def _iq4_xs(b: Bytes) -> Floats:
     high = _wide(b, 2, 4, "<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
     scales = _fields(b[:, 4:8], 1, _LOW_HIGH, 15) | high << 4
-    return _runs(_f16(b, 0) * _signed(scales, 32), np.array(_IQ4, np.float32)[_fields(b[:, 8:], 16, _LOW_HIGH, 15)])
+    return _runs(_f16(b, 0) * _signed(scales, 32), np.array(IQ4, np.float32)[_fields(b[:, 8:], 16, _LOW_HIGH, 15)])
 
 
 # ---- blocks of 256: code books ----

@@ -14,6 +14,7 @@ from .. import _native
 from ..tokenizer import Tokenizer
 from .compile import compile_program
 from .pack import Packer, Progress, format_of, matrices_of, packed_bytes
+from .quantize_load import RoundedWeights
 from .safetensors import Weights
 from .source import open_source
 from .spec import STEP_ROWS, Spec
@@ -51,6 +52,7 @@ class Model:
         source: str | os.PathLike[str],
         *,
         dtype: str = "auto",
+        quantize: str | None = None,
         kv_dtype: str = "auto",
         numerics: str = "fast",
         context: int | None = None,
@@ -68,6 +70,8 @@ class Model:
         _one_of("kv_dtype", kv_dtype, ("auto", "float32", "bfloat16"))
         _one_of("numerics", numerics, ("fast", "exact"))
         with open_source(source, revision) as opened:
+            if quantize is not None:
+                opened.weights = RoundedWeights(opened.weights, opened.spec, quantize, threads)
             spec = _with_context(opened.spec, context)
             ctx = make_context(isa, threads)
             model = cls(opened.path, spec, _given(opened.generation), ctx)
