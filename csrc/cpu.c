@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "common.h"
 #include "lanewise.h"
@@ -32,6 +33,16 @@ static unsigned saved_state(void) {
     return low;
 }
 
+/* Tiles are 8 KiB of state for each thread, so Linux (5.16) wants to be asked, once per process; again does no harm. */
+static int tiles_permitted(void) {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return 0;
+#endif
+}
+
 const char *lw_cpu_missing(int needed) {
     if (!needed) return NULL;
     const leaf l1 = cpuid(1, 0), l7 = cpuid(7, 0), l71 = cpuid(7, 1);
@@ -49,10 +60,14 @@ const char *lw_cpu_missing(int needed) {
         {LW_CPU_AVX512_VNNI, bit(l7.c, 11), "AVX-512 VNNI"},
         {LW_CPU_AVX512_BF16, bit(l71.a, 5), "AVX-512 BF16"},
         {LW_CPU_AVX_VNNI, bit(l71.a, 4), "AVX-VNNI"},
+        {LW_CPU_AMX, bit(l7.d, 24), "AMX-TILE"},
+        {LW_CPU_AMX, bit(l7.d, 25), "AMX-INT8"},
+        {LW_CPU_AMX, bit(l7.d, 22), "AMX-BF16"},
+        {LW_CPU_AMX, (saved >> 17 & 3) == 3, "tile registers enabled by the operating system"},
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
         if ((needed & want[i].set) && !want[i].there) return want[i].name;
-    return NULL;
+    return needed & LW_CPU_AMX && !tiles_permitted() ? "the operating system's permission to use tile registers" : NULL;
 }
 
 static void read_brand(char *out, size_t size) {

@@ -7,7 +7,8 @@ enum {
     LW_CPU_AVX512 = 1 << 1,         /* F, BW, VL, DQ, and zmm registers saved by the system */
     LW_CPU_AVX512_VNNI = 1 << 2,
     LW_CPU_AVX512_BF16 = 1 << 3,
-    LW_CPU_AVX_VNNI = 1 << 4        /* vpdpbusd on ymm registers without AVX-512 */
+    LW_CPU_AVX_VNNI = 1 << 4,       /* vpdpbusd on ymm registers without AVX-512 */
+    LW_CPU_AMX = 1 << 5             /* TILE, INT8, BF16, and the system's permission for this process to use the tiles */
 };
 /* NULL if everything in `needed` is there, else the first missing feature in words. */
 const char *lw_cpu_missing(int needed);

@@ -19,6 +19,7 @@ typedef struct plan {
     int64_t steps, ranges;       /* steps of `step` panels; ranges of steps */
     int64_t blocks;              /* runs of row groups. Tasks: blocks x ranges */
     int step;
+    int matrix;                  /* on tile registers: other tiles, and activations stay rows */
     int late;                    /* sums are formed aside and finished from there */
     int64_t pace;                /* bytes of the next weights to fetch per line in use */
     const float *row_scale;      /* of this pass, or NULL */
@@ -32,6 +33,9 @@ typedef struct plan {
 static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
 
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
+static int most_rows(const plan *p) { return p->matrix ? p->kernels->matrix_rows : p->kernels->rows; }
+static int most_panels(const plan *p, int64_t rows) { return p->matrix ? LW_MAX_STEP : p->kernels->panels[rows]; }
+
 enum {
     STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
@@ -39,6 +43,8 @@ enum {
     TASK_NS = 1500,              /* about what handing a task to another thread costs, a few times */
     STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
     AHEAD = 2560,                /* bytes in flight that cover the latency of memory at a core's share of its bandwidth */
+    PASS_ROWS = 64,              /* at least */
+    MATRIX_INT8_ROWS = 8,        /* with fewer the byte dot product of vectors wastes less */
     DIRECT_PANELS = 16,          /* with fewer panels interleaving costs more than it gives */
     WIDE_TILE = 16,              /* accumulator lines from which on a tile can take its weights from L2 */
     BLOCK_GROUPS = 4             /* row groups at least for which a panel step's weights are fetched */
@@ -57,7 +63,7 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
                                                : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
     int64_t blocks = lw_ceil_div(w->k, lw_max(most, 32 * per_line));
     if (blocks > 1) {
-        p->a.kc = lw_round_up(lw_ceil_div(w->k, blocks), 16);
+        p->a.kc = lw_round_up(lw_ceil_div(w->k, blocks), 32);
         p->a.k_blocks = lw_ceil_div(w->k, p->a.kc);
     }
 }
@@ -71,11 +77,11 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
     int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / TASK_NS, 1));
     /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
-    int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (p->kernels->rows * lw_max(lines, 1) * 4);
+    int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (most_rows(p) * lw_max(lines, 1) * 4);
     p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
     p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->a.groups));
-    int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, p->kernels->panels[p->a.low]);
+    int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, most_panels(p, p->a.low));
     p->pace = lw_ceil_div(p->step * lines * LW_LINE, groups * lw_max(used, 1));
 }
 
@@ -91,13 +97,13 @@ static lw_status plan_memory(plan *p, lw_ctx *ctx) {
     p->a.data = NULL;
     p->a.scale = NULL;
     p->slabs = NULL;
-    p->a.lace = p->a.groups > 1 || p->a.kind == LW_STAGE_INT8;
+    p->a.lace = !p->matrix && (p->a.groups > 1 || p->a.kind == LW_STAGE_INT8);
     if (needs_stage(p)) staged = lw_stage_plan(&p->a);
     /* c cannot hold partial sums where it is no float32, or still holds the residual. */
     if (p->a.k_blocks > 1 && (p->late || (p->g->residual && p->g->residual == p->g->c))) {
         p->late = 1;
         p->slab_ld = (lw_ceil_div(p->steps, p->ranges) * p->step + 1) * LW_LANES;
-        p->slab_size = (lw_ceil_div(p->a.groups, p->blocks) * p->kernels->rows) * p->slab_ld;
+        p->slab_size = (lw_ceil_div(p->a.groups, p->blocks) * most_rows(p)) * p->slab_ld;
         slabs = (size_t)(lw_pool_threads(ctx->pool) * p->slab_size) * sizeof(float);
     }
     size_t packed = 0;
@@ -161,7 +167,7 @@ static const unsigned char *lines_at(const plan *p, int64_t panel, int64_t kb) {
 /* lda of the tiles. */
 static int64_t row_elements(const plan *p) {
     if (!p->a.data) return p->g->lda;
-    return p->a.lace ? 0 : p->a.ld * (p->a.kind == LW_STAGE_BF16 ? 2 : 1);
+    return p->a.lace ? 0 : p->a.ld * (p->a.kind == LW_STAGE_F32 ? 1 : p->a.kind == LW_STAGE_BF16 ? 2 : 4);
 }
 
 /* Rows of c that the tile at `row` writes, or that one tile further on reads. */
@@ -203,7 +209,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
         float *c_row = c == aside ? c : c + (row - first_row) * t.ldc;
         if (kb == 0 && last) fetch_outputs(p, row, t.rows, panel);
         else if (!p->late && row + t.rows < rows_end) fetch_outputs(p, row + t.rows, t.rows, panel);
-        int most = p->kernels->panels[t.rows];
+        int most = most_panels(p, t.rows);
         for (int64_t at = panel; at < panel_end; at += t.panels) {
             int64_t column = at * LW_LANES;
             t.panels = (int)lw_min(most, panel_end - at);
@@ -233,7 +239,7 @@ static void add_offsets(int32_t *sums, int64_t ld, int rows, const int32_t *offs
 static void stream_range(const plan *p, const job *j) {
     const lw_weight *w = p->w;
     ALIGN(64) float sums[LW_MAX_ROWS * LW_MAX_STEP * 2 * LW_LANES];
-    int rows = (int)p->a.rows, most = p->kernels->panels[rows], unit = p->g->gated ? 2 : 1;
+    int rows = (int)p->a.rows, most = most_panels(p, rows), unit = p->g->gated ? 2 : 1;
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
     lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
                  .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k};
@@ -287,10 +293,10 @@ static void run_task(void *arg, int64_t task, int worker) {
 
 /* ---- entry ------------------------------------------------------------------------------------------------------- */
 static lw_status run_pass(plan *p, lw_ctx *ctx) {
-    p->a.groups = lw_ceil_div(p->a.rows, p->kernels->rows);
+    p->a.groups = lw_ceil_div(p->a.rows, most_rows(p));
     p->a.low = p->a.rows / p->a.groups;
     p->a.higher = p->a.rows % p->a.groups;
-    p->step = p->kernels->panels[p->a.low];   /* at least as many as the higher groups take */
+    p->step = most_panels(p, p->a.low);   /* at least as many as the higher groups take */
     if (p->g->gated) p->step += p->step % 2;
     plan_k(p, ctx);
     plan_tasks(p, ctx);
@@ -325,10 +331,12 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.tile = w->format == LW_P32 ? p.kernels->tile_f32 : p.kernels->tile_bf16;
     if (w->format == LW_P16 && p.kernels->tile_dot && !args->exact) {
-        p.tile = p.kernels->tile_dot;
+        p.matrix = p.kernels->matrix_rows > 0;
+        p.tile = p.matrix ? p.kernels->matrix_dot : p.kernels->tile_dot;
         p.a.kind = LW_STAGE_BF16;
     } else if (w->format == LW_P8) {
-        p.tile = p.kernels->tile_int8;
+        p.matrix = p.kernels->matrix_rows > 0 && args->m >= MATRIX_INT8_ROWS;
+        p.tile = p.matrix ? p.kernels->matrix_int8 : p.kernels->tile_int8;
         p.a.kind = LW_STAGE_INT8;
         int scaled = args->column_scale && (args->row_scale || args->a_type == LW_F32);
         p.late = args->c_type != LW_I32 && (p.late || !scaled || args->residual);
@@ -339,7 +347,7 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
     }
     if (w->format >= LW_Q4_0) return lw_gemm_quant_run(ctx, args);
     int64_t per_unit = p.a.kind == LW_STAGE_F32 ? 1 : p.a.kind == LW_STAGE_BF16 ? 2 : 4;
-    int64_t most = lw_max(STAGE_BYTES / (w->k * 4 / per_unit + 1), 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
+    int64_t most = lw_max(STAGE_BYTES / (w->k * 4 / per_unit + 1), PASS_ROWS), passes = lw_ceil_div(args->m, most);
     for (int64_t pass = 0; pass < passes; pass++) {
         p.row0 = split(args->m, passes, pass);
         p.a.rows = split(args->m, passes, pass + 1) - p.row0;

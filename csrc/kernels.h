@@ -73,7 +73,7 @@ typedef struct lw_quant_tile {
     int form, rows, panels, columns, ahead;
 } lw_quant_tile;
 
-enum { LW_MAX_ROWS = 16, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
+enum { LW_MAX_ROWS = 32, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
 
 typedef struct lw_kernels {
     const char *name;
@@ -138,6 +138,14 @@ typedef struct lw_kernels {
     double (*peak_int8)(long iterations);
     /* Reads bytes (a multiple of 4096, 64-byte aligned) and returns a checksum so that nothing is optimised away. */
     uint64_t (*read)(const void *data, size_t bytes);
+
+    /* Products on tile registers (AMX); matrix_rows 0: there are none. Used for P16 instead of tile_dot in every product, since
+     * the roundings differ, and for P8 where there are rows enough. 1 .. matrix_rows rows, 1 .. LW_MAX_STEP panels; k from a
+     * multiple of 16 lines on. a: rows, bfloat16 or int8, lda (elements) apart, and zeros up to a multiple of 64 bytes;
+     * the unused rest of a last line is zero. Not read: skip, ahead, and what tile_int8 does not read. */
+    int matrix_rows;
+    void (*matrix_dot)(const lw_tile *t);
+    void (*matrix_int8)(const lw_tile *t);
 } lw_kernels;
 
 /* list.c: tables best first, each with what it needs. */

@@ -128,6 +128,8 @@ static void stage_group(void *arg, int64_t group, int worker) {
             }
             if (s->lace) lace(row, rows, units_of(s, n), (uint32_t *)lw_staged(s, kb, first) + at * rows);
         }
+        for (int64_t r = 0, used = units_of(s, end - begin); !s->lace && used % 16 && r < rows; r++)
+            memset(lw_staged(s, kb, first + r) + used * 4, 0, (size_t)(16 - used % 16) * 4);
     }
 }
 

@@ -194,7 +194,7 @@ static void pack_lines(lw_format format, const lw_source *source, const unsigned
     ALIGN(64) unsigned char raw[LW_LANES][8 * BLOCK_LINES];
     int per_line = lw_formats[format].k_per_line, size = (int)lw_type_size(source->type);
     int contiguous = source->col_stride == size, block = BLOCK_LINES * per_line;
-    if (format == LW_P32 && source->type == LW_F32 && source->row_stride == 4 && rows[LW_LANES - 1]) {
+    if (format == LW_P32 && source->type == LW_F32 && source->row_stride == 4 && rows[0] && rows[LW_LANES - 1]) {
         for (int64_t i = 0; i < k; i++) memcpy(out + i * LW_LINE, rows[0] + (k0 + i) * source->col_stride, LW_LINE);
         return;                                    /* [k, n] in memory: lines as they are */
     }

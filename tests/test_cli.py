@@ -203,9 +203,14 @@ def test_info(model, capsys):
 
 def test_doctor(capsys):
     assert cli.main(["doctor"]) == 0
-    assert "scalar" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "scalar" in text
     assert cli.main(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["tables"]
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert tables
+    for each in tables:
+        assert ("not yet measured on silicon" in (each["note"] or "")) == (each["name"] == "amx")
+    assert text.count("not yet measured on silicon") == sum(each["name"] == "amx" for each in tables)
     assert cli.main(["doctor", "--isa", "abacus"]) == 1
 
 

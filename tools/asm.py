@@ -34,7 +34,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 SYMBOL = re.compile(r"^[0-9a-f]+ <(([a-z][a-z0-9]*)_(\d+)x(\d+))(?:\.\w+)*>:$")
 LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?:\{\w+\}\s+)?(\S+)\s*(.*?)(?:\s+[#<].*)?$")
 FMA = re.compile(
-    r"vfn?m(add|sub)\w*|vdpbf16ps|vpdp[bw][su]{2}ds?|vpmaddwd|vpmaddubsw"
+    r"vfn?m(add|sub)\w*|vdpbf16ps|vpdp[bw][su]{2}ds?|vpmaddwd|vpmaddubsw|tdpbf16ps|tdpbsud"
     r"|fmla|fmls|bfdot|bfmlal[bt]|[su]dot|[su]mmla|usdot"
 )
 MOVE = re.compile(r"(vmovap[sd]|vmovup[sd]|vmovdq\w+|mov[qls]?)$")

@@ -20,6 +20,9 @@ MISSING(avx512_vnni, AVX512 | LW_CPU_AVX512_VNNI)
 #endif
 #ifndef LW_NO_AVX512_BF16
 MISSING(avx512_bf16, AVX512 | LW_CPU_AVX512_VNNI | LW_CPU_AVX512_BF16)
+#ifndef LW_NO_AMX
+MISSING(amx, AVX512 | LW_CPU_AVX512_VNNI | LW_CPU_AVX512_BF16 | LW_CPU_AMX)
+#endif
 #endif
 #endif
 #endif
@@ -28,6 +31,9 @@ const lw_isa lw_isa_list[] = {
 #if defined(__x86_64__)
 #ifndef LW_NO_AVX512
 #ifndef LW_NO_AVX512_BF16
+#ifndef LW_NO_AMX
+    {&lw_kernels_amx, missing_amx},
+#endif
     {&lw_kernels_avx512_bf16, missing_avx512_bf16},
 #endif
 #ifndef LW_NO_AVX512_VNNI
@@ -42,6 +48,7 @@ const lw_isa lw_isa_list[] = {
 #endif
     {&lw_kernels_scalar, missing_scalar},
 #ifdef LW_TEST_EMULATED
+    {&lw_emulated_amx, missing_avx2},
     {&lw_emulated_avx512_bf16, missing_avx2},
     {&lw_emulated_avx512_vnni, missing_avx2},
     {&lw_emulated_avx512, missing_avx2},

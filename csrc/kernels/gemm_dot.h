@@ -57,7 +57,7 @@ static void to_dot(size_t n, const float *x, uint16_t *y) {
     if (i < n) to_bf16(n - i, x + i, y + i);
 }
 
-static double peak_bf16(long iterations) {
+__attribute__((unused)) static double peak_bf16(long iterations) {
     const uint32_t one = 0x3f803f80, small = 0x2f802f80;      /* pairs of 1 and of 2^-32 */
     float out[16];
     vreg acc[PEAK_CHAINS], a = vr_set1(&one), b = vr_set1(&small);

@@ -222,6 +222,19 @@ static void tile_pairs(const lw_tile *t, tile_fn *run, tile_single_fn *single, i
     }
 }
 
+/* Sums of whole lines -> the columns that exist, with bias and residual. */
+static void tile_finish(const lw_tile *t, const float *sums, int ld) {
+    for (int r = 0; r < t->rows; r++) {
+        for (int i = 0; i < t->columns; i += 16) {
+            const int n = (int)lw_min(16, t->columns - i);
+            f32x16 v = v_load(sums + r * ld + i);
+            if (t->bias) v = v_add(v, v_loadn(t->bias + i, n));
+            if (t->residual) v = v_add(v, v_loadn(t->residual + r * t->ldr + i, n));
+            v_storen(t->c + r * t->ldc + i, v, n);
+        }
+    }
+}
+
 /* Runs a tile of which only some columns exist, or whose k begins or ends within a pair, on whole lines: the sums are
  * formed in a copy of c, in one or more parts (storing a float32 loses nothing, so the chains are the same). */
 static void tile_edge(const lw_tile *t, tile_fn *run, tile_single_fn *single, int size) {
@@ -239,15 +252,7 @@ static void tile_edge(const lw_tile *t, tile_fn *run, tile_single_fn *single, in
     }
     if (single) tile_pairs(&whole, run, single, size);
     else run(&whole);
-    for (int r = 0; r < t->rows; r++) {
-        for (int i = 0; i < t->columns; i += 16) {
-            const int n = (int)lw_min(16, t->columns - i);
-            f32x16 v = v_load(c + r * width + i);
-            if (t->bias) v = v_add(v, v_loadn(t->bias + i, n));
-            if (t->residual) v = v_add(v, v_loadn(t->residual + r * t->ldr + i, n));
-            v_storen(t->c + r * t->ldc + i, v, n);
-        }
-    }
+    tile_finish(t, c, width);
 }
 
 static void tile_f32(const lw_tile *t) {

@@ -31,7 +31,7 @@ enum { PEAK_DOT_BYTES = 4 };
 enum { PEAK_DOT_BYTES = 2 };
 #define PEAK_DOT ir_dot2
 #endif
-static double peak_int8(long iterations) {
+__attribute__((unused)) static double peak_int8(long iterations) {
     const uint32_t bytes = 0x00ff00ff, others = 0xff81007f;
     uint32_t out[16];
     ireg acc[PEAK_CHAINS], a = ir_set1(&bytes), b = ir_set1(&others);

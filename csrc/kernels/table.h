@@ -41,6 +41,17 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
 #define TABLE_PEAK_BF16 NULL
 #endif
 
+#ifdef LW_HAS_AMX
+#include "gemm_amx.h"
+#undef TABLE_PEAK_BF16
+#define TABLE_PEAK_BF16 amx_peak_bf16
+#define TABLE_PEAK_INT8 amx_peak_int8
+#define TABLE_MATRIX .matrix_rows = AMX_ROWS, .matrix_dot = amx_dot, .matrix_int8 = amx_int8
+#else
+#define TABLE_PEAK_INT8 peak_int8
+#define TABLE_MATRIX .matrix_rows = 0
+#endif
+
 #define LW_DEFINE_TABLE(symbol, isa)                                                                             \
     const lw_kernels symbol = {                                                                                  \
         .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
@@ -52,6 +63,7 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
         .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \
-        .peak_f32 = peak_f32, .peak_bf16 = TABLE_PEAK_BF16, .peak_int8 = peak_int8, .read = read_all,               \
+        .peak_f32 = peak_f32, .peak_bf16 = TABLE_PEAK_BF16, .peak_int8 = TABLE_PEAK_INT8, .read = read_all,         \
+        TABLE_MATRIX,                                                                                             \
     }
 #endif

@@ -135,7 +135,35 @@ static void tile_case(const lw_kernels *K, int kind, int rows, int panels, int c
           t.skip, wrong);
 }
 
+static void int8_case(const lw_kernels *K, int rows, int panels, int columns, int k) {
+    static int8_t a[LW_MAX_ROWS][MAX_K];
+    static uint32_t quads[2 * MAX_K], units[LW_MAX_ROWS * 2 * MAX_K];
+    int32_t start[LW_MAX_ROWS], sums[LW_MAX_ROWS * MAX_COLUMNS], wrong = 0;
+    const int n = (k + 3) / 4, per_row = n * K->quad / 4;
+    for (int r = 0; r < rows; r++) {
+        for (int i = 0; i < k; i++) a[r][i] = (int8_t)bits();
+        start[r] = -128 * K->to_quads((size_t)k, a[r], 0, quads);
+        for (int u = 0; u < per_row; u++) units[u * rows + r] = quads[u];
+    }
+    for (size_t i = 0; i < sizeof lines; i++) lines[i] = (unsigned char)bits();
+    memset(sums, 0, sizeof sums);
+    const lw_tile t = {.a = units, .b = lines, .ldb = 64 * n, .c = (float *)(void *)sums, .ldc = MAX_COLUMNS, .start = start,
+                       .rows = rows, .panels = panels, .columns = columns, .k = 4 * n};
+    K->tile_int8(&t);
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < MAX_COLUMNS; o++) {
+            int want = 0;
+            for (int i = 0; o < columns && i < k; i++)
+                want += a[r][i] * (lines[o / 16 * t.ldb + i / 4 * 64 + o % 16 * 4 + i % 4] - 128);
+            wrong += sums[r * MAX_COLUMNS + o] != want;
+        }
+    CHECK(!wrong, "int8, %d x %d panels, columns %d, k %d: %d wrong", rows, panels, columns, k, wrong);
+}
+
 static void test_tiles(const lw_kernels *K) {
+    for (int r = 1; r <= K->rows; r++)
+        for (int p = 1; p <= K->panels[r]; p++)
+            for (int i = 0; i < 8; i++) int8_case(K, r, p, 16 * p - (i % 2 ? below(16) : 0), 1 + below(MAX_K - 1));
     static const int long_k[] = {41, 63, 64, 65, 127, 256, 700};
     for (int kind = P32; kind <= DOT; kind++) {
         if (kind == DOT && !K->tile_dot) continue;

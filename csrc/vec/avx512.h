@@ -173,6 +173,25 @@ ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
 #endif
 }
 #endif
+#ifdef LW_HAS_DOT
+/* c + the two products of each pair of bfloat16 in a and b */
+ALWAYS_INLINE vreg vr_dot(vreg a, vreg b, vreg c) {
+#ifdef LW_EMULATE
+    return lw_dpbf16(c, v_bits(a), v_bits(b));
+#else
+    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+#endif
+}
+
+/* 32 values, nearest even, as 16 pairs */
+ALWAYS_INLINE i32x16 v_pack_bf16(f32x16 low, f32x16 high) {
+#ifdef LW_EMULATE
+    return lw_cvtne2ps_pbh(high, low);
+#else
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+#endif
+}
+#endif
 ALWAYS_INLINE vreg vr_even(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }

@@ -210,6 +210,18 @@ def test_gemm_rows_of_every_number(table: str, depth: int) -> None:
             oracle.assert_same_bits(got, whole[:m], f"{m} rows")
 
 
+@pytest.mark.parametrize("depth", [1, 31, 64, 200])
+def test_fast_rows_of_every_number(table: str, depth: int) -> None:
+    """The same for the CPU's dot product of bfloat16; a whole tile of tile registers has 32 rows."""
+    a, w, residual = s.normal(1, (67, depth)), s.normal(2, (35, depth)), s.normal(3, (67, 35))
+    with k.isa(table):
+        packed = k.pack(w, "bfloat16")
+        whole = k.gemm(a, packed, residual=residual, exact=False)
+        for m in (*range(1, 36), 63, 64, 65):
+            got = k.gemm(a[-m:], packed, residual=residual[-m:], exact=False)
+            oracle.assert_same_bits(got, whole[-m:], f"{m} rows")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("m", "n", "depth"), [(1, 33, 40), (14, 97, 33), (5, 200, 7)])
 def test_gemm_columns(table: str, m: int, n: int, depth: int, dtype: str) -> None:

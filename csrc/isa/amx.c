@@ -1,0 +1,18 @@
+/* The tile registers of AMX for products of bf16 and int8, all else as in avx512_bf16.c: every CPU with AMX has that too.
+ * Checked against an emulation only (vec/amx.h): not yet measured on silicon. */
+#define LW_HAS_VNNI
+#define LW_HAS_DOT
+#define LW_HAS_AMX
+#include "../lanewise.h"
+#include "../vec/avx512.h"
+#include "../vec/amx.h"
+
+#include "avx512_tiles.h"
+#include "../kernels/table.h"
+#include "tables.h"
+
+#ifdef LW_EMULATE
+LW_DEFINE_TABLE(lw_emulated_amx, "emulated_amx");
+#else
+LW_DEFINE_TABLE(lw_kernels_amx, "amx");
+#endif
