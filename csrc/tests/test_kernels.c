@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "../isa/tables.h"
+#include "../quant.h"
 
 static const lw_kernels *const ref = &lw_kernels_scalar;
 static long failures, checks;      /* of the table at hand */
@@ -324,12 +325,51 @@ static void test_values(const lw_kernels *K) {
     if (!quiet) printf("    rms_norm %.3f ulp, softmax %.3f ulp beyond conditioning\n", rms, soft);
 }
 
+/* ---- quantised tiles ------------------------------------------------------------------------------------------------- */
+/* q4_0 with scales of one and whole activations whose maximum is 127: every sum is a whole number, and exact. */
+static void test_quant(const lw_kernels *K) {
+    enum { K_ = 288, PANELS = 2, SIZE = 2 * 256 + 9 * 256 };
+    static ALIGN(64) unsigned char w[PANELS][SIZE], expanded[PANELS][2 * 512 + 9 * 512];
+    static ALIGN(64) uint32_t staged[6 * (3 + 9 + K_ / 4)];
+    static float a[6][K_], c[6][32];
+    for (int p = 0; p < PANELS; p++)
+        for (int i = 0; i < SIZE; i++) {
+            const int at = i % (256 + 8 * 256);
+            w[p][i] = (unsigned char)(at < 256 ? (i % 2 ? 0x3c : 0) : (int)(bits() & 255));
+        }
+    for (int rows = 1; rows <= K->quant_rows; rows++) {
+        for (int r = 0; r < rows; r++)
+            for (int k = 0; k < K_; k++) a[r][k] = k % 32 ? (float)(below(255) - 127) : 127.0f;
+        K->quantize(0, rows, K_, a[0], K_, staged);
+        for (int p = 0; p < PANELS; p++) K->expand_quant(0, K_, w[p], expanded[p]);
+        for (int direct = rows <= K->quant_direct; direct >= 0; direct--) {
+            lw_quant_tile t = {.a = staged, .b = direct ? w[0] : expanded[0], .ldb = direct ? SIZE : sizeof expanded[0], .c = c[0],
+                               .ldc = 32, .k = K_, .form = direct ? 0 : LW_X32_8, .rows = rows, .panels = PANELS, .columns = 29};
+            memset(c, 0xff, sizeof c);
+            K->tile_quant(&t);
+            for (int r = 0; r < rows; r++)
+                for (int o = 0; o < 29; o++) {
+                    double sum = 0;
+                    for (int k = 0; k < K_; k++) {
+                        const unsigned char *piece = w[o / 16] + (k / 256 + 1) * 256 + k / 32 * 256;
+                        const int group = k % 32 / 4, byte = piece[64 * (group / 2) + 4 * (o % 16) + k % 4];
+                        sum += ((byte >> 4 * (group % 2) & 15) - 8) * (double)a[r][k];
+                    }
+                    CHECK(c[r][o] == sum, "quant: %d rows, direct %d, row %d, output %d: %g, not %g", rows, direct, r, o,
+                          (double)c[r][o], sum);
+                }
+            for (int r = 0; r < rows; r++) CHECK(c[r][29] != c[r][29], "quant: a column too many is written");
+        }
+    }
+}
+
 /* ---- tables --------------------------------------------------------------------------------------------------------- */
 static long test_table(const lw_kernels *K, int values) {
     const int broken = strncmp(K->name, "broken", 6) == 0;
     checks = failures = 0;
     quiet = broken;
     test_tiles(K);
+    test_quant(K);
     for (int n = 0; n <= 200; n++) {
         fill(x, uniform), fill(y, uniform), fill(w, uniform), fill(v, uniform);
         test_rows(K, n);
