@@ -114,8 +114,6 @@ typedef struct lw_kernels {
     /* y = act(x); and y = act(gate) * up. Any n; y may equal an input. */
     void (*activation)(lw_act act, size_t n, const float *x, float *y);
     void (*mul_activation)(lw_act act, size_t n, const float *gate, const float *up, float *y);
-    /* in: n outputs as alternating lines of 16 gate, 16 up (2n floats, n padded to 16 in `in`); y[n]. */
-    void (*glu)(lw_act act, size_t n, const float *in, float *y);
     void (*add)(size_t n, const float *x, const float *y, float *z);
     /* Rotates `heads` heads of head_dim in place; cos, sin [pairs]. half: (x[i], x[i+pairs]); interleaved: (x[2i], x[2i+1]).
      * x0' = fma(x0, cos, -(x1 * sin)), x1' = fma(x1, cos, x0 * sin). */

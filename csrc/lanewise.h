@@ -175,8 +175,6 @@ typedef enum lw_op_kind {
     LW_OP_ROPE,        /* in place on `out`: `groups` heads of `width` from `column`; angles in slot `in2`; interleaved if `variant` */
     LW_OP_APPEND,      /* slot `in`: keys at `column`, values at `column2`; cache layer `layer` */
     LW_OP_ATTEND,      /* slot `in`: queries at `column`; out = attention; layer, attention */
-    LW_OP_GLU,         /* out = act(gate) * up; `in` alternates 16 gate, 16 up; `width` outputs; act = variant */
-    LW_OP_ACT,         /* out = act(in), act = variant, `width` columns */
     LW_OP_ADD,         /* out = in + in2 */
     LW_OP_LAST         /* out = the rows of `in` whose logits are wanted; ops after it run on those rows only */
 } lw_op_kind;

@@ -60,7 +60,7 @@ static void rope_rows(void *arg, int64_t first, int64_t last) {
     }
 }
 
-/* GLU, ACT and ADD cut rows into pieces, so that one row of a decode step is shared out too. */
+/* Rows are cut into pieces, so that one row of a decode step is shared out too. */
 static void piece_rows(void *arg, int64_t first, int64_t last) {
     const op_job *j = arg;
     const lw_op *op = j->op;
@@ -73,9 +73,7 @@ static void piece_rows(void *arg, int64_t first, int64_t last) {
         size_t n = (size_t)(to - from);
         float *y = row_of(j->step, op->out, row) + from;
         const float *x = row_of(j->step, op->in, row) + from;
-        if (op->kind == LW_OP_GLU) kernels->glu((lw_act)op->variant, n, x + from, y);
-        else if (op->kind == LW_OP_ACT) kernels->activation((lw_act)op->variant, n, x, y);
-        else kernels->add(n, x, row_of(j->step, op->in2, row) + from, y);
+        kernels->add(n, x, row_of(j->step, op->in2, row) + from, y);
     }
 }
 
@@ -120,8 +118,6 @@ lw_status lw_op_run(lw_step *step, const lw_op *op) {
     case LW_OP_LINEAR: return linear(step, op);
     case LW_OP_APPEND:
     case LW_OP_ATTEND: return attention_op(step, op);
-    case LW_OP_GLU:
-    case LW_OP_ACT:
     case LW_OP_ADD:
         job.parts = lw_max(1, lw_min(lw_ceil_div(op->width, 1024), lw_pool_threads(ctx->pool)));
         return lw_rows_run(ctx, step->rows * job.parts, (int64_t)op->width * 4 / job.parts, piece_rows, &job);
@@ -164,9 +160,6 @@ static int fits(const lw_program *p, const lw_op *op) {
     case LW_OP_APPEND:
         return op->layer >= 0 && holds(p, op->in, op->column + run) && holds(p, op->in, op->column2 + run);
     case LW_OP_ATTEND: return attention_fits(p, op);
-    case LW_OP_GLU:
-        return holds(p, op->out, op->width) && holds(p, op->in, 2 * lw_round_up(op->width, LW_LANES));
-    case LW_OP_ACT: return holds(p, op->out, op->width) && holds(p, op->in, op->width);
     case LW_OP_ADD: return holds(p, op->out, op->width) && holds(p, op->in, op->width) && holds(p, op->in2, op->width);
     case LW_OP_LAST: return op->in != op->out && holds(p, op->out, op->width) && holds(p, op->in, op->width);
     }

@@ -31,7 +31,6 @@ static void activation(lw_act act, size_t n, const float *x, float *y) { GOOD.ac
 static void mul_activation(lw_act act, size_t n, const float *g, const float *u, float *y) {
     GOOD.mul_activation(act, n, g, u, y);
 }
-static void glu(lw_act act, size_t n, const float *in, float *y) { GOOD.glu(act, n, in, y); }
 static void add(size_t n, const float *x, const float *y, float *z) { GOOD.add(n, x, y, z); }
 static void rope(float *x, int heads, int head_dim, int pairs, int interleaved, const float *cos, const float *sin) {
     GOOD.rope(x, heads, head_dim, pairs, interleaved, cos, sin);
@@ -86,7 +85,6 @@ static void tail_activation(lw_act act, size_t n, const float *x, float *y) { GO
 static void tail_mul_activation(lw_act act, size_t n, const float *g, const float *u, float *y) {
     GOOD.mul_activation(act, odd_off(n), g, u, y);
 }
-static void tail_glu(lw_act act, size_t n, const float *in, float *y) { GOOD.glu(act, odd_off(n), in, y); }
 static void tail_add(size_t n, const float *x, const float *y, float *z) { GOOD.add(odd_off(n), x, y, z); }
 static void tail_rope(float *x, int heads, int dim, int pairs, int interleaved, const float *cos, const float *sin) {
     GOOD.rope(x, heads, dim, interleaved ? pairs - pairs % 2 : pairs, interleaved, cos, sin);
@@ -140,7 +138,7 @@ static void drop_block(const lw_quant_tile *t) {
 
 #define QUANTS 4, 4, tile_quant, expand_quant, quantize
 #define ROWS finish, QUANTS, BARE_ROWS
-#define BARE_ROWS to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, glu, add, rope
+#define BARE_ROWS to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, add, rope
 #define SEGMENTS segment_softmax, segment_merge, segment_finish
 #define PEAKS peak_f32, NULL, peak_int8, read_all
 TILES(lw_broken_k, drop_k)
@@ -153,7 +151,7 @@ TILES(lw_broken_block, same)
 TABLE(lw_broken_k, "broken_k", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_lanes, "broken_lanes", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_tail, "broken_tail", tail_finish_sums, QUANTS, tail_to_bf16, tail_rms_norm, tail_layer_norm, tail_softmax,
-      tail_activation, tail_mul_activation, tail_glu, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
+      tail_activation, tail_mul_activation, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
 TABLE(lw_broken_pair, "broken_pair", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_mask, "broken_mask", ROWS, mask_softmax, segment_merge, segment_finish, PEAKS);
 TABLE(lw_broken_zero, "broken_zero", finish, 4, 4, tile_quant, expand_quant, no_zero_quant, BARE_ROWS, SEGMENTS, PEAKS);

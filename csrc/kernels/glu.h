@@ -31,15 +31,6 @@ static void mul_activation(lw_act act, size_t n, const float *gate, const float 
     LW_EACH_ACT(act, mul_act_loop, n, gate, up, y)
 }
 
-ALWAYS_INLINE void glu_loop(lw_act act, size_t n, const float *in, float *y) {
-    for (size_t i = 0; i < n; i += 16) {
-        f32x16 r = v_mul(v_act(act, v_load(in + 2 * i)), v_load(in + 2 * i + 16));
-        if (i + 16 <= n) v_store(y + i, r);
-        else v_storen(y + i, r, (int)(n - i));
-    }
-}
-static void glu(lw_act act, size_t n, const float *in, float *y) { LW_EACH_ACT(act, glu_loop, n, in, y) }
-
 static void add(size_t n, const float *x, const float *y, float *z) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16) v_store(z + i, v_add(v_load(x + i), v_load(y + i)));

@@ -61,7 +61,7 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
         .tile_quant = TABLE_QUANT(tile, tile_quant), .expand_quant = TABLE_QUANT(expand, expand_quant),          \
         .quantize = TABLE_QUANT(quantize, quantize),                                                             \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
-        .activation = activation, .mul_activation = mul_activation, .glu = glu, .add = add, .rope = rope,        \
+        .activation = activation, .mul_activation = mul_activation, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \
         .peak_f32 = peak_f32, .peak_bf16 = TABLE_PEAK_BF16, .peak_int8 = TABLE_PEAK_INT8, .read = read_all,         \
         TABLE_MATRIX,                                                                                             \

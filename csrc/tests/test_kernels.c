@@ -204,7 +204,6 @@ static void test_elementwise(const lw_kernels *K, int n) {
         lw_act act = (lw_act)a;
         BOTH("activation", n, K->activation(act, m, x, out), ref->activation(act, m, x, want));
         BOTH("mul_activation", n, K->mul_activation(act, m, x, y, out), ref->mul_activation(act, m, x, y, want));
-        BOTH("glu", n, K->glu(act, m, x, out), ref->glu(act, m, x, want));
     }
     BOTH("add", n, K->add(m, x, y, out), ref->add(m, x, y, want));
     BOTH("to_bf16", n, K->to_bf16(m, x, (uint16_t *)(void *)out), ref->to_bf16(m, x, (uint16_t *)(void *)want));

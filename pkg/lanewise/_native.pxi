@@ -10,8 +10,8 @@ cdef extern from "lanewise.h" nogil:
     ctypedef enum lw_act:
         LW_ACT_NONE, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH, LW_ACT_EXP
     ctypedef enum lw_op_kind:
-        LW_OP_EMBED, LW_OP_ANGLES, LW_OP_NORM, LW_OP_LINEAR, LW_OP_ROPE, LW_OP_APPEND, LW_OP_ATTEND, LW_OP_GLU
-        LW_OP_ACT, LW_OP_ADD, LW_OP_LAST
+        LW_OP_EMBED, LW_OP_ANGLES, LW_OP_NORM, LW_OP_LINEAR, LW_OP_ROPE, LW_OP_APPEND, LW_OP_ATTEND
+        LW_OP_ADD, LW_OP_LAST
     ctypedef enum lw_peak:
         LW_PEAK_F32, LW_PEAK_BF16, LW_PEAK_INT8, LW_PEAK_READ, LW_PEAK_BARRIER
     enum:

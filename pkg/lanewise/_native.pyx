@@ -25,7 +25,7 @@ _FORMAT_NAMES = {code: name for name, code in _FORMATS.items()}
 _ACTS = {"none": LW_ACT_NONE, "silu": LW_ACT_SILU, "gelu": LW_ACT_GELU, "gelu_tanh": LW_ACT_GELU_TANH,
          "relu2": LW_ACT_RELU2, "tanh": LW_ACT_TANH, "exp": LW_ACT_EXP}
 _OPS = {"embed": LW_OP_EMBED, "angles": LW_OP_ANGLES, "norm": LW_OP_NORM, "linear": LW_OP_LINEAR, "rope": LW_OP_ROPE,
-        "append": LW_OP_APPEND, "attend": LW_OP_ATTEND, "glu": LW_OP_GLU, "act": LW_OP_ACT, "add": LW_OP_ADD,
+        "append": LW_OP_APPEND, "attend": LW_OP_ATTEND, "add": LW_OP_ADD,
         "last": LW_OP_LAST}
 _PEAKS = {"float32": LW_PEAK_F32, "bfloat16": LW_PEAK_BF16, "int8": LW_PEAK_INT8, "read": LW_PEAK_READ,
           "barrier": LW_PEAK_BARRIER}

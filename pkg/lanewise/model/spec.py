@@ -1,4 +1,4 @@
-"""A model described as data, enough for a compiler that knows embed, norm, linear, rope, append, attend, glu, add, last
+"""A model described as data, enough for a compiler that knows embed, norm, linear, rope, append, attend, add, last
 and logits.
 
 A layer is, with residual `x`: `x += o(attend(rope(q, k), v of norm(x)))`, then `x += down(act(gate) * up of norm(x))`.
