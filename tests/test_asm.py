@@ -37,6 +37,7 @@ def tool() -> ModuleType:
 
 asm = tool()
 
+
 @functools.cache
 def tiles(isa: str) -> list[Any]:
     """The tiles of a table; none where the compiler lacks its flags, as CMake then leaves the table out."""

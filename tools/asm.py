@@ -243,7 +243,14 @@ def row(tile: Tile) -> tuple[list[str], bool]:
     known = cycles["multiply"] > 0  # vectors of x86; others are not modelled
     share = f"{cycles['multiply'] / cycles[bound]:.0%}" if known else "-"
     cells = [fmas(body), len(body), sum(i.memory for i in body), sum(i.move for i in body)]
-    return [tile.isa, tile.name, *map(str, cells), share, bound if known else "-", str(stack or "none")], stack == 0 or by_blocks(tile)
+    return [
+        tile.isa,
+        tile.name,
+        *map(str, cells),
+        share,
+        bound if known else "-",
+        str(stack or "none"),
+    ], stack == 0 or by_blocks(tile)
 
 
 def report(found: list[Tile]) -> int:
