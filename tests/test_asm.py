@@ -78,8 +78,7 @@ def test_no_tile_spills(isa: str) -> None:
     assert {tile.name: asm.spills(tile) for tile in found if asm.spills(tile) and not asm.by_blocks(tile)} == {}
 
 
-# Vectors that tiles of quantised weights move to and from the stack between blocks, at most; GCC 12. Without VNNI products
-# need registers of their own, and sums of small tiles are parked: measured fast enough (docs/decisions.md), not free.
+# Vectors that tiles of quantised weights move to and from the stack between blocks, at most (GCC 12).
 BETWEEN_BLOCKS = {"avx512_vnni": 10, "avx_vnni": 2}
 
 
