@@ -150,6 +150,7 @@ def _tensors() -> Iterator[tuple[str, Case]]:
         "T14 2^63 beside a zero": [2**63, 0],
     }.items():  # fmt: skip
         yield name, Case(with_tensor(dims=dims, nbytes=32).build, "x")
+    yield "T14 bytes overflow beside a zero", Case(with_tensor(dims=[0, 2**60], nbytes=0).build, "x")
     huge = with_tensor(dims=[0x7FFFFFFFFFFFFFC0], kind=24)
     huge.tensors.append(replace(huge.tensors[-1], name="y", offset=0x7FFFFFFFFFFFFFC0))
     yield "T15 sizes whose sum wraps", Case(huge.build, "x")

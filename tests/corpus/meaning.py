@@ -133,6 +133,8 @@ def _vocabulary() -> Iterator[tuple[str, Case]]:
     yield "V02 tokens a string", Case(having(T_tokens=value(STR, "abc")).build, f"{T}tokens")
     yield "V03 scores of UINT8", Case(having(T_scores=value(ARR, array(U8, [1] * 8))).build, f"{T}scores")
     yield "V03 scores too few", Case(having(T_scores=value(ARR, array(F32, [1] * 7))).build, f"{T}scores")
+    signalling = u32(ARR) + array(U32, [0x7F800001] * 8).replace(u32(U32), u32(F32), 1)
+    yield "V03 a score of signalling NaN", Case(having(T_scores=signalling).build, f"{T}scores")
     yield "V03 a score NaN", Case(having(T_scores=value(ARR, array(F32, [math.nan] * 8))).build, f"{T}scores")
     yield "V04 token_type too short", Case(having(T_token_type=value(ARR, array(I32, [1] * 7))).build, f"{T}token_type")
     yield "V04 token_type of UINT8", Case(having(T_token_type=value(ARR, array(U8, [1] * 8))).build, f"{T}token_type")

@@ -1,8 +1,8 @@
 """Fuzzes the readers with atheris: python tests/fuzz/run.py [TARGET ...] [-runs=N] [--total N] [libFuzzer options]
 
-Without a target, all of them one after another. Anything but LoadError is a finding, and so is more than a second or
-512 MiB. A finding is written to build/fuzz/ with the command that repeats it, and ends the run with 1. Starting points
-are made anew (`targets.py`); what is found to reach new code is kept in build/fuzz/corpus.
+Without a target, all of them one after another. Anything but LoadError is a finding, and so is more than a second of
+the processor or 512 MiB. A finding is written to build/fuzz/ with the command that repeats it, and ends the run with
+1. Starting points are made anew (`targets.py`); what is found to reach new code is kept in build/fuzz/corpus.
 
 --total N: so many executions of all targets together, in rounds, at low priority; build/fuzz/counts.json has how many
 there have been, so that it can be stopped and started again. tests/fuzz/run.py TARGET FILE repeats one input.
@@ -31,8 +31,10 @@ TESTS = Path(__file__).resolve().parents[1]
 PLACE = TESTS.parent / "build" / "fuzz"
 NAMES = ("gguf", "safetensors", "config", "quantised", "tokenizer")
 SECONDS, MEMORY = 1.0, 512 << 20
+HANG = 1200  # by the clock, for what never comes back: a stopped or loaded machine must not look like it
 ROUND = 200_000
 DEFAULT = "-runs=20000"
+_PROGRESS = re.compile(r"#\d+\s|INFO: Instrumenting")
 
 
 class Sources(importlib.abc.MetaPathFinder):
@@ -88,7 +90,7 @@ def child(name: str, arguments: list[str]) -> None:
     files = [argument for argument in arguments if not argument.startswith("-")]
     options = [argument for argument in arguments if argument.startswith("-")]
     given = files or [str(corpus), str(seeds)]
-    fixed = [f"-max_len={targets.SMALL}", "-timeout=120", "-report_slow_units=1000",
+    fixed = [f"-max_len={targets.SMALL}", f"-timeout={HANG}", "-report_slow_units=1000",
              f"-artifact_prefix={PLACE}/{name}-", "-rss_limit_mb=2048"]  # fmt: skip
     atheris.Setup([sys.argv[0], *fixed, *options, *given], one, custom_mutator=mutate)
     atheris.Fuzz()
@@ -99,14 +101,16 @@ def run(name: str, arguments: list[str], show: bool) -> tuple[int, float]:
     start = time.monotonic()
     command = [sys.executable, __file__, "--child", name, *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", env=environment)
-    counted = re.search(r"Done (\d+) runs", done.stderr)
+    done = subprocess.run(  # atheris prints the traceback of a finding to stdout, libFuzzer all else to stderr
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    )
+    counted = re.search(r"Done (\d+) runs", done.stdout)
     count, spent = int(counted.group(1)) if counted else 0, time.monotonic() - start
     if done.returncode:
         PLACE.mkdir(parents=True, exist_ok=True)
-        (PLACE / f"{name}.log").write_text(done.stderr)
-        print("\n".join(line for line in done.stderr.splitlines() if "Instrumenting" not in line)[-6000:])
-        where = re.search(r"Test unit written to (\S+)", done.stderr)
+        (PLACE / f"{name}.log").write_text(done.stdout)
+        print("\n".join(line for line in done.stdout.splitlines() if not _PROGRESS.match(line))[-6000:])
+        where = re.search(r"Test unit written to (\S+)", done.stdout)
         repeat = f"; repeat it with: {sys.executable} {__file__} {name} {where.group(1)}" if where else ""
         raise SystemExit(f"{name}: a finding, exit {done.returncode}{repeat}")
     if show:

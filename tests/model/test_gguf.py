@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Player, same_bits, some_ids
 
-from corpus.make import ARR, BOOL, I32, STR, U32, U64, Case, array, cases, f32, plain, value
+from corpus.make import ARR, BOOL, I32, STR, U32, U64, Case, array, cases, f32, plain, value, with_tensor
 from lanewise.errors import LoadError, UnsupportedError
 from lanewise.model.folder import resolve
-from lanewise.model.gguf import GgufArray, open_gguf
+from lanewise.model.gguf import ELEMENTS, GgufArray, open_gguf
 from lanewise.model.gguf_model import check_tensors, open_weights, read_model
+from lanewise.model.gguf_types import TYPES
 from lanewise.model.model import Model, describe
 from lanewise.model.source import open_source
 from shared import needs_shared, shared
@@ -67,6 +68,20 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
             file.tensor("nothing")
         assert file.nbytes == sum(t.nbytes for t in made.tensors)
     assert found[0, 0] == -0.75  # an array outlives the reader
+
+
+@pytest.mark.parametrize("kind", [number for number, kind in TYPES.items() if kind.view or kind.values])
+def test_most_elements_beside_a_zero(kind: int, tmp_path: Path) -> None:
+    """Found by fuzzing: NumPy counts the bytes of an empty array without its zeros, and they must not overflow."""
+    block = TYPES[kind].block
+    most = ELEMENTS // block * block
+    for dims in ([most, 0], [0, most], [block, 0, most // block], [0, 2**30, 2**30 - 1]):
+        (tmp_path / "m.gguf").write_bytes(with_tensor(dims=dims, kind=kind, nbytes=0).build())
+        with open_gguf(tmp_path / "m.gguf") as file:
+            assert file.array("x").shape == file.tensor("x").shape == tuple(reversed(dims))
+    (tmp_path / "m.gguf").write_bytes(with_tensor(dims=[0, ELEMENTS + 1], kind=kind, nbytes=0).build())
+    with pytest.raises(LoadError, match=f"x: dimensions .* product is over {ELEMENTS}"):
+        open_gguf(tmp_path / "m.gguf")
 
 
 def test_boolean_array_with_a_two(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ STRING_BYTES = 64 << 20
 ARRAY_LENGTH = 16_777_216
 NAME_BYTES = 63
 RANK = 4
+ELEMENTS = 2**60 - 1  # of 8 bytes at most, so that the bytes, too, stay below 2^63
 ALIGNMENT = 1 << 20
 METADATA_BYTES = 512 << 20  # of keys and strings, which are decoded when the file is opened; arrays are not
 _HEADER = 24
@@ -350,9 +351,9 @@ class _Parser:
         shape = [self.number("<Q", "a dimension") for _ in range(rank)]
         elements = 1
         for n in shape:
-            elements *= n or 1  # a zero must not hide an overflow
-        if max(shape) >= 2**63 or elements >= 2**63:
-            raise self.error(f"dimensions {shape}: their product is not below 2^63", at)
+            elements *= n or 1  # a zero must not hide an overflow: NumPy, too, multiplies the others
+        if elements > ELEMENTS:
+            raise self.error(f"dimensions {shape}: their product is over {ELEMENTS}", at)
         at = self.at
         number = self.number("<I", "the type")
         if number in REMOVED:

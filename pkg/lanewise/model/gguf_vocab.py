@@ -77,11 +77,11 @@ def read_vocabulary(file: GgufFile) -> Vocabulary | None:
         message = f"token {shorten(tokens[twice])!r} comes twice, as {twice} and {ids[tokens[twice]]}"
         raise data.error(f"{PREFIX}tokens", message)
     n = len(tokens)
-    scores = _numbers(file, "scores", n, ("FLOAT32", "INT32"), 0).astype(np.float64)
+    scores = _numbers(file, "scores", n, ("FLOAT32", "INT32"), 0)
     kinds = _numbers(file, "token_type", n, ("INT32",), 1).astype(np.int64)
-    if np.isnan(scores).any():
+    if np.isnan(scores).any():  # before the conversion, which warns of signalling NaN
         raise data.error(f"{PREFIX}scores", f"the score of token {int(np.flatnonzero(np.isnan(scores))[0])} is NaN")
-    vocabulary = Vocabulary(model, tokens, ids, scores, kinds)
+    vocabulary = Vocabulary(model, tokens, ids, scores.astype(np.float64), kinds)
     for i in vocabulary.of_kind(BYTE):
         if not _BYTE.fullmatch(tokens[i]):
             message = f"token {i} is a byte, but is spelled {shorten(tokens[i])!r}, not <0x00> to <0xFF>"
