@@ -89,9 +89,9 @@ lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **o
 {
     if (!out) return LW_E_ARGUMENT;
     *out = NULL;
-    int64_t size = lw_weight_size(format, n, k), panels = lw_ceil_div(n, LW_LANES);
+    int64_t size = lw_weight_size(format, n, k);
     if (size < 0) return LW_E_ARGUMENT;
-    int64_t panel_bytes = panels ? size / panels : 0;
+    int64_t panels = lw_ceil_div(n, LW_LANES), panel_bytes = panels ? size / panels : 0;
     lw_weight *w = calloc(1, sizeof *w);
     if (!w) return LW_E_MEMORY;
     *w = (lw_weight){.format = format, .n = n, .k = k, .panels = panels, .panel_bytes = (size_t)panel_bytes,

@@ -15,30 +15,30 @@ MISSING(avx_vnni, LW_CPU_AVX2 | LW_CPU_AVX_VNNI)
 #endif
 #ifndef LW_NO_AVX512
 MISSING(avx512, AVX512)
+#endif
 #ifndef LW_NO_AVX512_VNNI
 MISSING(avx512_vnni, AVX512 | LW_CPU_AVX512_VNNI)
 #endif
 #ifndef LW_NO_AVX512_BF16
 MISSING(avx512_bf16, AVX512 | LW_CPU_AVX512_VNNI | LW_CPU_AVX512_BF16)
+#endif
 #ifndef LW_NO_AMX
 MISSING(amx, AVX512 | LW_CPU_AVX512_VNNI | LW_CPU_AVX512_BF16 | LW_CPU_AMX)
-#endif
-#endif
 #endif
 #endif
 
 const lw_isa lw_isa_list[] = {
 #if defined(__x86_64__)
-#ifndef LW_NO_AVX512
-#ifndef LW_NO_AVX512_BF16
 #ifndef LW_NO_AMX
     {&lw_kernels_amx, missing_amx},
 #endif
+#ifndef LW_NO_AVX512_BF16
     {&lw_kernels_avx512_bf16, missing_avx512_bf16},
 #endif
 #ifndef LW_NO_AVX512_VNNI
     {&lw_kernels_avx512_vnni, missing_avx512_vnni},
 #endif
+#ifndef LW_NO_AVX512
     {&lw_kernels_avx512, missing_avx512},
 #endif
 #ifndef LW_NO_AVX_VNNI

@@ -26,6 +26,7 @@ from corpus.make import (  # fmt: skip
     layer,
     plain,
     text,
+    u32,
     value,
 )
 

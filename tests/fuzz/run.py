@@ -44,9 +44,7 @@ class Sources(importlib.abc.MetaPathFinder):
         place = TESTS.parent / "pkg" / name.replace(".", "/")
         if (place / "__init__.py").is_file():
             found = [str(place)]
-            return importlib.util.spec_from_file_location(
-                name, place / "__init__.py", submodule_search_locations=found
-            )
+            return importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=found)
         file = place.with_suffix(".py")
         return importlib.util.spec_from_file_location(name, file) if file.is_file() else None
 
