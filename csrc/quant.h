@@ -37,11 +37,14 @@ typedef struct lw_quant {
     uint16_t header, piece;      /* bytes */
     uint16_t source_block, source_bytes;   /* of the file's blocks: values, bytes */
     uint8_t expanded;            /* the index of the expanded form */
+    uint8_t fine;                /* activations have a scale per block, not per group: where the weights are so exact that
+                                    the activations' rounding is most of the error */
 } lw_quant;
 
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
 enum { LW_QUANT_FORMATS = LW_MXFP4 - LW_Q4_0 + 1,
-       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_QUANTS };
+       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X32_FINE,
+       LW_QUANTS };
 enum { LW_SUPER = 256, LW_PIECE = 32 };
 
 static const lw_quant lw_quants[LW_QUANTS] = {
@@ -49,7 +52,7 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q4_1 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 8, 512, 256, 32, 20, LW_X32F_2},
     [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_2},
     [LW_Q5_1 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 4, 512, 320, 32, 24, LW_X32F_2},
-    [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_0},
+    [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_FINE, 1},
     [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X16I_8},
     [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X16_2},
     [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8},
@@ -66,6 +69,7 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 832, 512, 0, 0, 0},
     [LW_X16_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1024, 512, 0, 0, 0},
     [LW_X16I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 16, 0, 8, 1600, 512, 0, 0, 0},
+    [LW_X32_FINE] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0, 1},
 };
 static inline const lw_quant *lw_quant_of(lw_format format) { return &lw_quants[format - LW_Q4_0]; }
 
@@ -78,13 +82,13 @@ static inline int64_t lw_quant_panel_bytes(const lw_quant *q, int64_t k) {
 }
 
 /* Activations of a row group (R rows), group after group of lw_quant_group(k) values of k, in 4-byte words:
- * R scales (float32); the terms of the blocks, [block][R]: with a zero point -zero * sum of the block's codes (int32), with
+ * R scales (float32), or with `fine` [block][R] of them; the terms of the blocks, [block][R]: with a zero point -zero * sum of the block's codes (int32), with
  * float minima that sum (float32), with integer minima pairs of sums (int16) paired as the minima are; the codes (int8),
  * [4 k][R][4]. */
 static inline int lw_quant_group(int64_t k) { return k % LW_SUPER ? LW_SUPER / 2 : LW_SUPER; }
 static inline int64_t lw_quant_row_words(const lw_quant *q, int64_t k) {
     int64_t blocks = lw_ceil_div(k, LW_PIECE) * (LW_PIECE / q->block), group = lw_quant_group(k);
     int64_t terms = q->minima == LW_MIN_INT ? blocks / 2 : blocks;
-    return lw_ceil_div(k, group) + terms + lw_ceil_div(k, LW_PIECE) * (LW_PIECE / 4);
+    return (q->fine ? blocks : lw_ceil_div(k, group)) + terms + lw_ceil_div(k, LW_PIECE) * (LW_PIECE / 4);
 }
 #endif

@@ -46,10 +46,13 @@ def values(name: str, raw: Array) -> Array:
     return expand(raw, KINDS[name])
 
 
-def quantised(a: Array) -> tuple[Array, Array]:
-    """(codes int64 [m, k], scales float64 [m, k]) of activations, as docs/numerics.md defines them."""
+FINE = ("q8_0",)  # activations have a scale per 32
+
+
+def quantised(a: Array, name: str) -> tuple[Array, Array]:
+    """(codes int64 [m, k], scales float64 [m, k]) of activations, as docs/numerics.md defines them for a type."""
     m, depth = a.shape
-    group = 256 if depth % 256 == 0 else 128
+    group = 32 if name in FINE else 256 if depth % 256 == 0 else 128
     codes, scales = np.zeros((m, depth), np.int64), np.zeros((m, depth))
     for start in range(0, depth, group):
         part = a[:, start : start + group].astype(np.float32)
@@ -62,9 +65,9 @@ def quantised(a: Array) -> tuple[Array, Array]:
     return codes, scales
 
 
-def product(a: Array, w: Array) -> Array:
-    """float64 [m, n] over the quantised activations and the weights' exact values."""
-    codes, scales = quantised(a)
+def product(a: Array, w: Array, name: str) -> Array:
+    """float64 [m, n] over the activations as they are quantised for the type `name`, and the weights' exact values."""
+    codes, scales = quantised(a, name)
     return (codes * scales) @ w.astype(np.float64).T
 
 

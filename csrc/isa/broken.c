@@ -126,8 +126,9 @@ static void no_zero_quant(int form, int rows, int64_t k, const float *a, ptrdiff
     uint32_t *to = out;
     for (int64_t k0 = 0, group = lw_quant_group(k); k0 < k; k0 += group) {
         int64_t n = lw_min(group, k - k0);
-        memset(to + rows, 0, (size_t)(n / q->block * rows) * 4);
-        to += rows * (1 + n / q->block + n / 4);
+        int64_t scales = q->fine ? n / q->block : 1;
+        memset(to + scales * rows, 0, (size_t)(n / q->block * rows) * 4);
+        to += rows * (scales + n / q->block + n / 4);
     }
 }
 static void drop_block(const lw_quant_tile *t) {

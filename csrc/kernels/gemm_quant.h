@@ -5,6 +5,7 @@
  *     sum = fma(float(int sum of code * activation, zero point included), scale of the block, sum)
  *     sum = fma(float(block sum), minimum of the block, sum)            with float minima
  *     acc = fma(sum, activation scale of the group, acc)
+ * With `fine` every block is a group.
  * Sums of a block and of a group stay in registers, acc goes through the stack once per group. A body is made for a
  * format, R rows and Q registers of 16 / V_REGS outputs; a tile with more registers is worked off Q at a time.
  */
@@ -133,7 +134,7 @@ ALWAYS_INLINE ireg q_code(const int F, const unsigned char *p, const int i) {
 /* ---- the tile ---------------------------------------------------------------------------------------------------- */
 typedef struct q_at {
     const unsigned char *piece[4], *head[4];             /* of each register */
-    const char *terms, *codes;                           /* of the activations: at the group's first block, at this piece */
+    const char *terms, *codes, *fine;                    /* of the activations: at the group's first block, at this piece */
     const float *scale, *min;                            /* of the superblock: block b, register q at b * ld + q * QL ... */
     int ld;
 } q_at;
@@ -199,9 +200,14 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
         q_dots(F, R, Q, at, s * (8 / parts), 8 / parts, dot);
         vreg scale[4];
         V_UNROLL for (int q = 0; q < Q; q++) scale[q] = vr_load(q_scale_at(F, at, q, b + s));
-        V_UNROLL for (int r = 0; r < R; r++)
-            V_UNROLL for (int q = 0; q < Q; q++)
-                sum[r * Q + q] = vr_fma(ir_float(dot[r * Q + q]), scale[q], sum[r * Q + q]);
+        V_UNROLL for (int r = 0; r < R; r++) {
+            V_UNROLL for (int q = 0; q < Q; q++) {
+                const int i = r * Q + q;
+                if (lw_quants[F].fine)
+                    sum[i] = vr_fma(vr_mul(ir_float(dot[i]), scale[q]), vr_set1((const void *)(at->fine + 4 * (s * R + r))), sum[i]);
+                else sum[i] = vr_fma(ir_float(dot[i]), scale[q], sum[i]);
+            }
+        }
         if (lw_quants[F].minima == LW_MIN_FLOAT) {
             V_UNROLL for (int q = 0; q < Q; q++) scale[q] = vr_load(q_min_at(F, at, q, b + s));
             V_UNROLL for (int r = 0; r < R; r++) {
@@ -247,11 +253,12 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         head[q] = (const unsigned char *)t->b + reg / V_REGS * t->ldb;
         at.piece[q] = head[q] + f->header + 64 / V_REGS * (reg % V_REGS);
     }
+    vreg sum[QUANT_MOST];
+    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
     V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(out->acc + i * QL, vr_zero());
     for (int64_t k = 0; k < t->k; k += group) {
         const int pieces = (int)(lw_min(group, t->k - k) + LW_PIECE - 1) / LW_PIECE, at_piece = (int)(k % LW_SUPER) / LW_PIECE;
         const int parts = LW_PIECE / f->block, blocks = pieces * parts;
-        vreg sum[QUANT_MOST];
         if (!at_piece || f->minima == LW_MIN_INT) {
             V_UNROLL for (int q = 0; q < Q; q++) {
                 int half = (reg0 + q) % V_REGS;
@@ -264,9 +271,10 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
                 head[q] += f->header + 8 * f->piece;
             }
         }
-        at.terms = a + 4 * R;
+        at.fine = a;
+        at.terms = a + 4 * R * (f->fine ? blocks : 1);
         at.codes = at.terms + 4 * R * (f->minima == LW_MIN_INT ? blocks / 2 : blocks);
-        q_begin(F, R, Q, &at, dmin, sum);
+        if (!f->fine) q_begin(F, R, Q, &at, dmin, sum);
         for (int j = 0; j < pieces; j++) {
             if (!expanded && t->ahead) {
                 LW_PRAGMA(GCC unroll 1)                  /* unrolled, it costs GCC the registers of the sums */
@@ -278,18 +286,22 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
             V_UNROLL for (int q = 0; q < Q; q++) at.piece[q] += f->piece;
             if (f->minima != LW_MIN_INT) at.terms += 4 * R * parts;
             at.codes += 32 * R;
+            at.fine += 4 * R * parts;
         }
+        const char *scales = a;
+        a = at.codes;
+        if (f->fine) continue;
         float *acc = out->acc;
         V_OPAQUE(acc);                                   /* registers are for the sums */
         V_UNROLL for (int r = 0; r < R; r++) {
-            vreg x = vr_set1((const void *)(a + 4 * r));
+            vreg x = vr_set1((const void *)(scales + 4 * r));
             V_UNROLL for (int q = 0; q < Q; q++) {
                 const int i = (r * Q + q) * QL;
                 vr_store(acc + i, vr_fma(sum[r * Q + q], x, vr_load(acc + i)));
             }
         }
-        a = at.codes;
     }
+    V_UNROLL for (int i = 0; f->fine && i < R * Q; i++) vr_store(out->acc + i * QL, sum[i]);
 }
 
 /* Bias and residual, each rounded once, in this order; columns beyond the last are dropped. */
@@ -341,14 +353,14 @@ typedef void quant_fn(const lw_quant_tile *t);
     QUANT_DIRECT_TILES(X, 8) QUANT_DIRECT_TILES(X, 9) QUANT_DIRECT_TILES(X, 10) QUANT_DIRECT_TILES(X, 11)             \
     QUANT_DIRECT_TILES(X, 12)
 #ifdef LW_HAS_DOT4
-#define QUANT_EXPANDED(X) QUANT_TILES(X, 15) QUANT_TILES(X, 16) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)
+#define QUANT_EXPANDED(X) QUANT_TILES(X, 15) QUANT_TILES(X, 16) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20) QUANT_TILES(X, 21)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, LW_X32_0, LW_X32_0, LW_X32_0, LW_X32F_2,
-                                              LW_X32I_2, LW_X32I_2, LW_X16_2, LW_X16I_8};
+                                              LW_X32I_2, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X32_FINE};
 #else
 #define QUANT_EXPANDED(X)                                                                                 \
     QUANT_TILES(X, 13) QUANT_TILES(X, 14) QUANT_TILES(X, 15) QUANT_TILES(X, 16) QUANT_TILES(X, 17)        \
-    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)
-static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20};
+    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20) QUANT_TILES(X, 21)
+static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
 #endif
 QUANT_PACKED(QUANT_DEFINE)
 QUANT_EXPANDED(QUANT_DEFINE)

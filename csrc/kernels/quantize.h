@@ -1,6 +1,6 @@
 /* quantize.h - activations to int8, for products with quantised weights (../quant.h has the layout).
  *
- * scale = max|x| / 127 and code = x * (127 / max|x|), to nearest even, over each group of k. A group whose maximum is below
+ * scale = max|x| / 127 and code = x * (127 / max|x|), to nearest even, over each group of k, or with `fine` each block. One whose maximum is below
  * 2^-100 counts as zero; one that holds a NaN or an infinity gets codes 0 and the scale NaN, and with it its whole row. */
 #ifndef LW_KERNELS_QUANTIZE_H
 #define LW_KERNELS_QUANTIZE_H
@@ -36,12 +36,14 @@ static void quantize(int form, int rows, int64_t k, const float *a, ptrdiff_t ld
     uint32_t *to = out;
     for (int64_t k0 = 0; k0 < k; k0 += group) {
         const int n = (int)lw_min(group, k - k0), blocks = n / block;
-        uint32_t *terms = to + rows, *codes = terms + rows * (f->minima == LW_MIN_INT ? blocks / 2 : blocks);
+        uint32_t *terms = to + rows * (f->fine ? blocks : 1), *codes = terms + rows * (f->minima == LW_MIN_INT ? blocks / 2 : blocks);
         for (int r = 0; r < rows; r++) {
             ALIGN(64) int8_t code[LW_SUPER];
             int32_t sum[LW_SUPER / 16];
-            float scale = quantize_group(n, a + r * lda + k0, code, sum);
-            memcpy(to + r, &scale, 4);
+            for (int part = f->fine ? block : n, at = 0; at < n; at += part) {
+                float scale = quantize_group(part, a + r * lda + k0 + at, code + at, sum + at / 16);
+                memcpy(to + at / part * rows + r, &scale, 4);
+            }
             if (block == 32)
                 for (int b = 0; b < blocks; b++) sum[b] = sum[2 * b] + sum[2 * b + 1];
             for (int b = 0; b < blocks; b++) {

@@ -81,7 +81,7 @@ def check_product(table: str, name: str, m: int, n: int, depth: int, kind: str =
     """Against float64 over the same quantised operands."""
     raw, a = q.blocks(name, n, depth, seed), s.values(seed + 1, (m, depth), kind)
     bias, residual = s.normal(seed + 2, n), s.normal(seed + 3, (m, n))
-    wanted = q.product(a, q.values(name, raw))
+    wanted = q.product(a, q.values(name, raw), name)
     with k.isa(table):
         packed = k.pack_blocks(raw, name)
         got = k.gemm(a, packed)
@@ -107,7 +107,7 @@ def check_exact(table: str, name: str, m: int, depth: int, extreme: bool, seed: 
     a = random.integers(-127, 128, (m, depth)).astype(np.float32)
     if extreme:
         a = random.choice(np.array([-127, 127], np.float32), (m, 1)) * np.ones((1, depth), np.float32)
-    a[:, ::128] = 127
+    a[:, ::32] = 127
     wanted = a.astype(np.int64) @ q.values(name, raw).astype(np.int64).T
     with k.isa(table):
         got = k.gemm(a, k.pack_blocks(raw, name))
