@@ -112,7 +112,8 @@ class GgufFile:
             if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which waits at a pipe
                 raise LoadError("is not a regular file", file=path)
             with open(path, "rb") as file:
-                self.size = os.fstat(file.fileno()).st_size
+                self.status = os.fstat(file.fileno())
+                self.size = self.status.st_size
                 if self.size < _HEADER:
                     message = f"has {self.size} bytes, too few for a header of {_HEADER}"
                     raise LoadError(message, file=path, field="header")
