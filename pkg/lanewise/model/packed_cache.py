@@ -54,7 +54,7 @@ class _UnusableError(Exception):
 
 
 def cache_folder(cache: CacheOption) -> Path | None:
-    """Where packed weights are kept, None: nowhere. cache: a folder, True: the usual one, None: as LANEWISE_CACHE says."""
+    """Where packed weights are kept, None: nowhere. cache: a folder, True: the usual one, None: see LANEWISE_CACHE."""
     if cache is None:
         value = os.environ.get(ENVIRONMENT, "")
         cache = {"": False, "0": False, "1": True}.get(value, value)
