@@ -22,7 +22,7 @@ from lanewise import _native
 from lanewise.model import packed_cache
 from lanewise.model.model import Model, make_context
 from lanewise.model.pack import plan_of
-from lanewise.model.packed_cache import Entry, cache_folder, open_entry
+from lanewise.model.packed_cache import Entry, open_entry
 from lanewise.model.source import open_source
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 60}
@@ -410,21 +410,3 @@ def test_replaced_while_it_is_mapped(source: Path, tmp_path: Path) -> None:
     os.replace(fresh, path)
     assert same_bits(Player(model, 4).feed(IDS), wanted)
     model.close()
-
-
-def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    usual = tmp_path / ".cache" / "lanewise" / "packed"
-    assert cache_folder(None) is None
-    assert cache_folder(False) is None
-    assert cache_folder(True) == usual
-    assert cache_folder("~/there") == tmp_path / "there"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be passed over, says the specification
-    assert cache_folder(True) == usual
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder(True) == tmp_path / "xdg" / "lanewise" / "packed"
-    for value, wanted in {"0": None, "": None, "1": cache_folder(True), "/some/where": Path("/some/where")}.items():
-        monkeypatch.setenv("LANEWISE_CACHE", value)
-        assert cache_folder(None) == wanted
-        assert cache_folder(False) is None
