@@ -22,6 +22,7 @@ struct lw_weight {
     unsigned char *lines;    /* panel after panel */
     int32_t *sums;           /* P8: [panels * 16] 128 times the sum of each output's weights, for uint8 activations */
     size_t bytes;
+    int borrowed;            /* the lines are somebody else's, and read only */
 };
 
 /* Every public entry point computes in the default floating-point state and leaves the caller's as it found it. */
@@ -35,8 +36,8 @@ void lw_weight_row(const lw_weight *w, int64_t row, float *out);
 void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int64_t k0, int64_t k, unsigned char *out);
 /* sums[16] of a panel's lines over k values. */
 void lw_byte_sums(const unsigned char *lines, int64_t k, int32_t *sums);
-/* Quantised formats (weight_quant.c): one row into its lane of a panel; lw_weight_row. */
-void lw_quant_pack_row(lw_format format, int64_t k, const void *source, int lane, unsigned char *panel);
+/* Quantised formats (weight_quant.c): rows (NULL: absent) into their lanes of a panel; lw_weight_row. */
+void lw_quant_pack_panel(lw_format format, int64_t k, const unsigned char *const rows[LW_LANES], unsigned char *panel);
 void lw_quant_unpack_row(const lw_weight *w, int64_t row, float *out);
 /* Drivers without the public checks: the caller has entered the floating-point state. */
 lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args);

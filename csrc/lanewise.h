@@ -80,6 +80,12 @@ typedef struct lw_source {
 } lw_source;
 lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source);
 lw_status lw_weight_unpack(const lw_weight *w, int64_t row0, int64_t rows, float *out);  /* out[rows][k] */
+/* A weight over lines that lie elsewhere (what lw_weight_lines gave, written to a file and mapped): lw_weight_size bytes at
+ * a multiple of 64, borrowed for w's life, never written. Any bytes are safe. Not for P8, which keeps sums beside them. */
+lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out);
+const void *lw_weight_lines(const lw_weight *w);
+/* 64 bits over all lines, the same for any number of threads: finds damage, does not keep out malice. */
+lw_status lw_weight_checksum(lw_ctx *ctx, const lw_weight *w, uint64_t *out);
 
 /* ---- kernels on plain float32 arrays (strides in elements, innermost contiguous) --------------------------------- */
 typedef enum lw_act { LW_ACT_NONE = 0, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH,

@@ -85,7 +85,8 @@ int64_t lw_weight_size(lw_format format, int64_t n, int64_t k)
     return panels * panel_bytes;
 }
 
-lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **out)
+/* Everything but the lines. */
+static lw_status new_weight(lw_format format, int64_t n, int64_t k, lw_weight **out)
 {
     if (!out) return LW_E_ARGUMENT;
     *out = NULL;
@@ -96,6 +97,15 @@ lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **o
     if (!w) return LW_E_MEMORY;
     *w = (lw_weight){.format = format, .n = n, .k = k, .panels = panels, .panel_bytes = (size_t)panel_bytes,
                      .bytes = (size_t)(panels * panel_bytes)};
+    *out = w;
+    return LW_OK;
+}
+
+lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **out)
+{
+    lw_weight *w;
+    if (out) *out = NULL;
+    LW_TRY(new_weight(format, n, k, out ? &w : NULL));
     void *lines;
     lw_status status = lw_memory_alloc(w->bytes, &lines);
     if (status != LW_OK) {
@@ -103,7 +113,7 @@ lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **o
         return status;
     }
     w->lines = lines;
-    if (format == LW_P8 && !(w->sums = calloc((size_t)panels * LW_LANES + 1, sizeof *w->sums))) {
+    if (format == LW_P8 && !(w->sums = calloc((size_t)w->panels * LW_LANES + 1, sizeof *w->sums))) {
         lw_weight_free(w);
         return LW_E_MEMORY;
     }
@@ -111,14 +121,25 @@ lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **o
     return LW_OK;
 }
 
+lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out)
+{
+    if (out) *out = NULL;
+    if (!lines || (uintptr_t)lines % LW_LINE || format == LW_P8) return LW_E_ARGUMENT;
+    LW_TRY(new_weight(format, n, k, out));
+    (*out)->lines = (unsigned char *)(uintptr_t)lines;   /* lw_weight_pack refuses it, nothing else writes */
+    (*out)->borrowed = 1;
+    return LW_OK;
+}
+
 void lw_weight_free(lw_weight *w)
 {
     if (!w) return;
-    lw_memory_free(w->lines, w->bytes);
+    if (!w->borrowed) lw_memory_free(w->lines, w->bytes);
     free(w->sums);
     free(w);
 }
 
+const void *lw_weight_lines(const lw_weight *w) { return w->lines; }
 int64_t lw_weight_n(const lw_weight *w) { return w->n; }
 int64_t lw_weight_k(const lw_weight *w) { return w->k; }
 lw_format lw_weight_format(const lw_weight *w) { return w->format; }
@@ -249,8 +270,7 @@ static void pack_panel(void *arg, int64_t task, int worker)
     }
     if (present == 0) return;
     if (w->format >= LW_Q4_0) {
-        for (int lane = 0; lane < LW_LANES; lane++)
-            if (rows[lane]) lw_quant_pack_row(w->format, w->k, rows[lane], lane, w->lines + (size_t)panel * w->panel_bytes);
+        lw_quant_pack_panel(w->format, w->k, rows, w->lines + (size_t)panel * w->panel_bytes);
         return;
     }
     unsigned char *lines = w->lines + (size_t)panel * w->panel_bytes;
@@ -268,7 +288,7 @@ void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int
 
 lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source)
 {
-    if (!ctx || !w || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
+    if (!ctx || !w || w->borrowed || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
     if ((source->type == LW_BLOCKS) != (w->format >= LW_Q4_0)) return LW_E_ARGUMENT;
     if (!lw_type_size(source->type) || source->rows > w->n || row0 > w->n) return LW_E_ARGUMENT;
     if ((w->format == LW_P8) != (source->type == LW_I8) || source->type == LW_U8 || source->type == LW_I32)
@@ -282,6 +302,54 @@ lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, cons
     lw_fp fp = lw_fp_enter();
     lw_status status = lw_pool_run(ctx->pool, last / LW_LANES - job.panel0 + 1, pack_panel, &job);
     lw_fp_leave(fp);
+    return status;
+}
+
+/* ---- checksum ------------------------------------------------------------------------------------------------------ */
+enum { CHUNK = 1 << 20, CHAINS = LW_LINE / 8 };
+
+/* One to one in either argument: a single word that differs always shows. The rotation brings high bits, which a product
+ * only moves up, back to where they spread. */
+static inline uint64_t mix(uint64_t h, uint64_t x)
+{
+    h = (h ^ x) * UINT64_C(0x9e3779b97f4a7c15);
+    return h << 32 | h >> 32;
+}
+
+typedef struct sum_job {
+    const lw_weight *w;
+    uint64_t *sums;              /* of each chunk */
+} sum_job;
+
+/* Eight chains hide the latency of the products: as fast as memory. */
+static void sum_chunk(void *arg, int64_t chunk, int worker)
+{
+    (void)worker;
+    const sum_job *job = arg;
+    const unsigned char *p = job->w->lines + (size_t)chunk * CHUNK;
+    size_t bytes = (size_t)lw_min(CHUNK, (int64_t)job->w->bytes - chunk * CHUNK);
+    uint64_t h[CHAINS], x[CHAINS], sum = bytes;
+    for (int i = 0; i < CHAINS; i++) h[i] = (uint64_t)i + 1;
+    for (const unsigned char *end = p + bytes; p < end; p += LW_LINE) {
+        memcpy(x, p, LW_LINE);
+        UNROLL
+        for (int i = 0; i < CHAINS; i++) h[i] = mix(h[i], x[i]);
+    }
+    for (int i = 0; i < CHAINS; i++) sum = mix(sum, h[i]);
+    job->sums[chunk] = sum;
+}
+
+lw_status lw_weight_checksum(lw_ctx *ctx, const lw_weight *w, uint64_t *out)
+{
+    if (!ctx || !w || !out) return LW_E_ARGUMENT;
+    int64_t chunks = lw_ceil_div((int64_t)w->bytes, CHUNK);
+    uint64_t *sums = malloc((size_t)(chunks + 1) * sizeof *sums), total = w->bytes;
+    if (!sums) return LW_E_MEMORY;
+    sum_job job = {w, sums};
+    lw_status status = lw_pool_run(ctx->pool, chunks, sum_chunk, &job);
+    for (int64_t i = 0; i < chunks && status == LW_OK; i++) total = mix(total, sums[i]);
+    free(sums);
+    *out = total;
     return status;
 }
 

@@ -329,19 +329,22 @@ int64_t lw_weight_row_bytes(const lw_weight *w)
     return w->k / q->source_block * q->source_bytes;
 }
 
-void lw_quant_pack_row(lw_format format, int64_t k, const void *source, int lane, unsigned char *panel)
+/* All lanes of a superblock before the next one: its lines stay in L1 while they are put together. */
+void lw_quant_pack_panel(lw_format format, int64_t k, const unsigned char *const rows[LW_LANES], unsigned char *panel)
 {
     const lw_quant *q = lw_quant_of(format);
-    const uint8_t *from = source;
-    for (; k > 0; k -= LW_SUPER) {
-        super s = {0};
-        int n = (int)lw_min(LW_SUPER, k);
-        if (q->source_block == LW_SUPER) read_large(format, from, &s);
-        else for (int b = 0; b < n / 32; b++) read_small(format, from + b * q->source_bytes, b, &s);
-        from += n / q->source_block * q->source_bytes;
-        put_scales((lw_scales)q->scales, &s, lane, panel);
-        for (int i = 0; i < n / LW_PIECE; i++)
-            put_codes((lw_code)q->code, s.code + LW_PIECE * i, panel + q->header + i * q->piece + 4 * lane);
+    for (int64_t at = 0; at < k; at += LW_SUPER) {
+        int n = (int)lw_min(LW_SUPER, k - at);
+        int64_t from = at / q->source_block * q->source_bytes;
+        for (int lane = 0; lane < LW_LANES; lane++) {
+            if (!rows[lane]) continue;
+            super s = {0};
+            if (q->source_block == LW_SUPER) read_large(format, rows[lane] + from, &s);
+            else for (int b = 0; b < n / 32; b++) read_small(format, rows[lane] + from + b * q->source_bytes, b, &s);
+            put_scales((lw_scales)q->scales, &s, lane, panel);
+            for (int i = 0; i < n / LW_PIECE; i++)
+                put_codes((lw_code)q->code, s.code + LW_PIECE * i, panel + q->header + i * q->piece + 4 * lane);
+        }
         panel += q->header + 8 * q->piece;
     }
 }

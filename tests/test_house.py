@@ -19,7 +19,7 @@ LONGER: dict[str, int] = {}  # path -> lines: named exceptions; there are none
 
 C_FILES = sorted([*CSRC.rglob("*.c"), *CSRC.rglob("*.h")])
 PY_FILES = sorted(p for d in ("pkg", "tests", "bench", "tools") for p in (ROOT / d).rglob("*.py"))
-BINDING = [PKG / "_native.pyx", PKG / "_native.pxi", PKG / "_native_kernels.pxi", PKG / "_native.pyi"]
+BINDING = [PKG / f"_native{rest}" for rest in (".pyx", ".pxi", "_kernels.pxi", "_weight.pxi", ".pyi")]
 
 
 def name(path: Path) -> str:
@@ -172,7 +172,7 @@ ORDER = {  # room -> rank: a file imports its own rank or lower
     4: "cli __main__",
 }
 PLACE = {room: rank for rank, rooms in ORDER.items() for room in rooms.split()}
-NATIVE = {"model/pack", "model/compile", "model/model", "kernels", "doctor"}
+NATIVE = {"model/pack", "model/packed_cache", "model/compile", "model/model", "kernels", "doctor"}
 SOURCES = [p for p in PY_FILES if p.is_relative_to(PKG) and p != PKG / "__init__.py" and "builtin" not in p.parts]
 
 

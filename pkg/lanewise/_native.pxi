@@ -122,6 +122,9 @@ cdef extern from "lanewise.h" nogil:
     size_t lw_weight_bytes(const lw_weight *)
     lw_status lw_weight_pack(lw_ctx *, lw_weight *, int64_t, int, const lw_source *)
     lw_status lw_weight_unpack(const lw_weight *, int64_t, int64_t, float *)
+    lw_status lw_weight_borrow(lw_format, int64_t, int64_t, const void *, lw_weight **)
+    const void *lw_weight_lines(const lw_weight *)
+    lw_status lw_weight_checksum(lw_ctx *, const lw_weight *, uint64_t *)
     lw_status lw_gemm(lw_ctx *, const lw_gemm_args *)
     lw_status lw_rms_norm(lw_ctx *, int64_t, int64_t, const float *, int64_t, const float *, float, float *, int64_t)
     lw_status lw_layer_norm(lw_ctx *, int64_t, int64_t, const float *, int64_t, const float *, const float *, float,

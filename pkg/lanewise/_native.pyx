@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False
 """The binding: one class per C handle, one method per C function, no logic. _native.pyi documents it."""
 from collections import namedtuple
-from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
+                             PyObject_GetBuffer)
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -172,53 +173,7 @@ cdef class Context:
         return work, seconds
 
 
-def packed_size(str format, int64_t n, int64_t k):
-    cdef int64_t size = lw_weight_size(_named(_FORMATS, format, "format"), n, k)
-    _require(size >= 0, f"{n} x {k} weights cannot be packed as {format}")
-    return size
-
-
-cdef class Weight:
-    cdef lw_weight *h
-
-    def __cinit__(self, str format, int64_t n, int64_t k):
-        _check(lw_weight_create(_named(_FORMATS, format, "format"), n, k, &self.h))
-
-    def __dealloc__(self):
-        lw_weight_free(self.h)
-
-    @property
-    def n(self):
-        return lw_weight_n(self.h)
-
-    @property
-    def k(self):
-        return lw_weight_k(self.h)
-
-    @property
-    def nbytes(self):
-        return lw_weight_bytes(self.h)
-
-    @property
-    def format(self):
-        return _FORMAT_NAMES[lw_weight_format(self.h)]
-
-    def pack(self, Context ctx not None, source, str type, int64_t row0=0, int step=1):
-        cdef _View v = _View(source, _BUFFERS.get(type, ""), 2, False, type != "blocks")
-        cdef lw_source s
-        cdef int64_t wanted = lw_weight_row_bytes(self.h) if type == "blocks" else self.k
-        _require(v.n(1) == wanted, f"rows of {wanted} {'bytes' if type == 'blocks' else 'values'} expected, got {v.n(1)}")
-        s.data, s.type, s.rows = v.b.buf, _named(_TYPES, type, "type"), v.n(0)
-        s.row_stride, s.col_stride = v.b.strides[0], v.b.strides[1]
-        cdef lw_status status
-        with nogil:
-            status = lw_weight_pack(ctx.h, self.h, row0, step, &s)
-        _check(status)
-
-    def unpack(self, int64_t row0, out):
-        cdef _View v = _f32(out, 2, True)
-        _require(v.n(1) == self.k and v.ld() == self.k, "packed rows of k values expected")
-        _check(lw_weight_unpack(self.h, row0, v.n(0), <float *>v.b.buf))
+include "_native_weight.pxi"
 
 
 cdef class Cache:

@@ -44,6 +44,8 @@ class LLM:
     revision      branch, tag or commit of an owner/name; None: main
     on_progress   called while weights load
     memory_limit  bytes at most for weights and cache; None: no limit
+    cache         a folder, or True for the usual one: packed weights are kept there and mapped at the next load;
+                  None: as the environment variable LANEWISE_CACHE says (0, 1 or a folder), else not
 
     LoadError where the model cannot be loaded. Use as a context manager, or close() it.
     """
@@ -62,12 +64,14 @@ class LLM:
         revision: str | None = None,
         on_progress: Callable[..., None] | None = None,
         memory_limit: int | None = None,
+        cache: bool | str | os.PathLike[str] | None = None,
     ) -> None:
         from .model.model import Model
 
         model = Model.load(
             source, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype, numerics=numerics, context=context,
             threads=threads, isa=isa, revision=revision, on_progress=on_progress, memory_limit=memory_limit,
+            cache=cache,
         )  # fmt: skip
         self._start(model)
 

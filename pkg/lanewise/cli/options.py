@@ -79,6 +79,9 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kv-dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of keys and values")
     group.add_argument("--numerics", choices=("fast", "exact"), default="fast", help="exact: same bits on every CPU")
     group.add_argument("--context", type=int, metavar="N", help="positions at most; default: the model's limit")
+    group.add_argument(
+        "--cache", metavar="DIR", help="keep packed weights there for the next load; 1: the usual folder"
+    )
     group.add_argument("--memory-limit", type=size, metavar="SIZE", help="such as 4GiB; for weights and cache")
     add_threads(group)  # type: ignore[arg-type]
 
@@ -110,10 +113,13 @@ def sampling(options: argparse.Namespace, **more: Any) -> SamplingParams:
 
 def load(options: argparse.Namespace, quiet: bool = False) -> LLM:
     """The model, with a bar while it loads."""
+    import warnings
+
     from ..llm import LLM
 
-    with bar(f"loading {options.model}", "bytes", quiet=quiet) as report:
-        return LLM(
+    with bar(f"loading {options.model}", "bytes", quiet=quiet) as report, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", RuntimeWarning)
+        llm = LLM(
             options.model,
             dtype=options.dtype,
             quantize=options.quantize,
@@ -123,8 +129,12 @@ def load(options: argparse.Namespace, quiet: bool = False) -> LLM:
             threads=options.threads,
             isa=options.isa,
             memory_limit=options.memory_limit,
+            cache={"0": False, "1": True}.get(options.cache, options.cache),
             on_progress=lambda done, total, *_: report(done, total),
         )
+    for warning in found:
+        error_line(f"lanewise: {warning.message}")
+    return llm
 
 
 def figures(result: Result) -> str:

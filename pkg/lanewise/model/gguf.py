@@ -64,8 +64,9 @@ class GgufTensor:
 class GgufArray:
     """An array among the metadata, left in the file until it is asked for. `kind`: the name of its elements' type."""
 
-    def __init__(self, file: GgufFile, key: str, kind: int, length: int, start: int) -> None:
+    def __init__(self, file: GgufFile, key: str, kind: int, length: int, start: int, end: int) -> None:
         self._file, self._key, self._kind, self._length, self._start = file, key, kind, length, start
+        self._end = end
         self.kind = _VALUES[kind][0]
 
     def __len__(self) -> int:
@@ -90,16 +91,17 @@ class GgufArray:
         """The elements. LoadError when they are not strings or not UTF-8."""
         if self._kind != _STRING:
             raise LoadError(f"is {self!r}, not of strings", file=self._file.path, field=self._key)
-        data, at, found = self._file.map, self._start, []
+        data, at = self._file.map[self._start : self._end], 0
+        found: list[str] = []
         unpack = struct.Struct("<Q").unpack_from
-        for i in range(self._length):
-            begin = at + 8
-            at = begin + unpack(data, at)[0]
-            try:
+        try:
+            for _ in range(self._length):
+                begin = at + 8
+                at = begin + unpack(data, at)[0]
                 found.append(data[begin:at].decode("utf-8"))
-            except UnicodeDecodeError as error:
-                message = f"string {i} is not UTF-8 (at byte {begin + error.start})"
-                raise LoadError(message, file=self._file.path, field=self._key) from None
+        except UnicodeDecodeError as error:
+            message = f"string {len(found)} is not UTF-8 (at byte {self._start + begin + error.start})"
+            raise LoadError(message, file=self._file.path, field=self._key) from None
         return found
 
 
@@ -112,7 +114,8 @@ class GgufFile:
             if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which waits at a pipe
                 raise LoadError("is not a regular file", file=path)
             with open(path, "rb") as file:
-                self.size = os.fstat(file.fileno()).st_size
+                self.status = os.fstat(file.fileno())
+                self.size = self.status.st_size
                 if self.size < _HEADER:
                     message = f"has {self.size} bytes, too few for a header of {_HEADER}"
                     raise LoadError(message, file=path, field="header")
@@ -122,6 +125,7 @@ class GgufFile:
         self.metadata: dict[str, Any] = {}
         self.types: dict[str, str] = {}
         self.tensors: dict[str, GgufTensor] = {}
+        self.vocabulary: Any = None  # gguf_vocab keeps it here from when the spec is read to when the tokenizer is
         try:
             _Parser(self).read()
         except BaseException:
@@ -306,9 +310,9 @@ class _Parser:
         least = np.dtype(_VALUES[kind][1]).itemsize if kind != _STRING else 8
         if length * least > self.size - self.at:
             raise self.error(f"has {length} elements, but only {self.size - self.at} bytes are left", at)
-        found = GgufArray(self.file, key, kind, length, self.at)
-        self.at = self.at + length * least if kind != _STRING else self.skip_strings(length)
-        return found
+        start = self.at
+        self.at = start + length * least if kind != _STRING else self.skip_strings(length)
+        return GgufArray(self.file, key, kind, length, start, self.at)
 
     def skip_strings(self, count: int) -> int:
         """Where `count` strings end."""

@@ -96,7 +96,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary | None:
 
 def end_ids(file: GgufFile) -> tuple[int, ...]:
     """The ids after which a generation ends, that of eos_token_id first."""
-    vocabulary = read_vocabulary(file)
+    vocabulary = file.vocabulary = read_vocabulary(file)
     if vocabulary is None:
         return ()
     found = [vocabulary.special[name] for name in ("eos", "eot", "eom") if name in vocabulary.special]
@@ -120,7 +120,8 @@ def _tokens(file: GgufFile) -> list[str]:
     if not 0 < len(found) <= MAX_VOCABULARY:
         raise data.error(key, f"has {len(found)} tokens, not 1 to {MAX_VOCABULARY}")
     tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(found.strings())]
-    longest = max(range(len(tokens)), key=lambda i: len(tokens[i]))
+    most = max(map(len, tokens))
+    longest = next(i for i, text in enumerate(tokens) if len(text) == most)
     if len(tokens[longest].encode()) > TOKEN_BYTES:
         raise data.error(key, f"token {longest} has over {TOKEN_BYTES} bytes")
     return tokens

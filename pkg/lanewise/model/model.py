@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from .. import _native
 from ..tokenizer import Tokenizer
 from .compile import compile_program
-from .pack import Packer, Progress, matrices_of, runs_of
+from .pack import Packer, Progress, plan_of
+from .packed_cache import CacheOption, Entry, open_entry
 from .quantize_load import RoundedWeights
 from .safetensors import Weights
 from .source import open_source
@@ -61,6 +63,7 @@ class Model:
         revision: str | None = None,
         on_progress: Progress | None = None,
         memory_limit: int | None = None,
+        cache: CacheOption = None,
     ) -> Model:
         """Reads, checks and packs a model; llm.load documents the arguments.
 
@@ -78,7 +81,10 @@ class Model:
             model._layout(opened.weights, dtype, kv_dtype, numerics)
             model._limit(memory_limit)
             model.tokenizer = opened.tokenizer()
-            packed = Packer(ctx, spec, opened.weights, dtype, on_progress).model()
+            plan = plan_of(spec, opened.weights, dtype)
+            entry = open_entry(cache, opened.files, {"dtype": dtype, "quantize": quantize}, plan)
+            packed = Packer(ctx, spec, opened.weights, dtype, on_progress, entry).model()
+        model._say(entry)
         score = compile_program(spec, packed, exact=numerics == "exact")
         model.ops = score.ops
         model.weight_bytes = packed.nbytes
@@ -93,6 +99,7 @@ class Model:
     kv_dtype: str
     formats: dict[str, int]
     numerics: str
+    packed_cache: str = "off"
     _scratch: int = 0
 
     def _layout(self, weights: Weights, dtype: str, kv_dtype: str, numerics: str) -> None:
@@ -101,6 +108,13 @@ class Model:
         self.formats = plan
         self.kv_dtype = _kv_dtype(plan) if kv_dtype == "auto" else kv_dtype
         self.numerics, self.weight_bytes = numerics, sum(plan.values())
+
+    def _say(self, entry: Entry | None) -> None:
+        """What became of the packed cache."""
+        if entry is not None:
+            self.packed_cache = entry.state
+            if entry.state not in ("mapped", "written"):
+                warnings.warn(f"packed cache {entry.path}: {entry.state}", RuntimeWarning, stacklevel=2)
 
     def _limit(self, memory_limit: int | None) -> None:
         if memory_limit is None:
@@ -200,7 +214,7 @@ class Model:
         return {
             "source": str(self.folder), **self.spec.info(), "formats": dict(self.formats), "kv_dtype": self.kv_dtype,
             "numerics": self.numerics, "bf16_dot": self.dot, "isa": self.isa, "threads": self.threads,
-            "weight_bytes": self.weight_bytes,
+            "weight_bytes": self.weight_bytes, "packed_cache": self.packed_cache,
         }  # fmt: skip
 
     def memory_plan(self, batch: int = 1, context: int | None = None) -> dict[str, int]:
@@ -245,10 +259,8 @@ def _given(generation: Any) -> dict[str, Any]:
 def plan_formats(spec: Spec, weights: Weights, dtype: str = "auto") -> dict[str, int]:
     """Bytes per packed format that the matrices will take."""
     plan: dict[str, int] = {}
-    for matrix in matrices_of(spec):
-        for run in runs_of(matrix, spec, weights, dtype):
-            size = _native.packed_size(run.format, run.n, matrix.k)
-            plan[run.format] = plan.get(run.format, 0) + size
+    for format, n, k in plan_of(spec, weights, dtype):
+        plan[format] = plan.get(format, 0) + _native.packed_size(format, n, k)
     return plan
 
 

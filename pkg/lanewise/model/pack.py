@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
+from .packed_cache import Entry, Writer
 from .safetensors import Weights
 from .spec import Layer, Spec
 
@@ -142,6 +143,13 @@ def runs_of(matrix: Matrix, spec: Spec, weights: Weights, dtype: str) -> list[Ru
     return runs
 
 
+def plan_of(spec: Spec, weights: Weights, dtype: str) -> list[tuple[str, int, int]]:
+    """(format, outputs, inputs) of all that is packed, in the order in which it is."""
+    return [
+        (run.format, run.n, matrix.k) for matrix in matrices_of(spec) for run in runs_of(matrix, spec, weights, dtype)
+    ]
+
+
 def _float_format(weights: Weights, name: str) -> str:
     return "bfloat16" if weights.info(name).dtype == "BF16" else "float32"
 
@@ -150,12 +158,33 @@ class Packer:
     """Packs the tensors of one checkpoint. dtype: "auto" (as stored; float16 exactly, as float32) or a format."""
 
     def __init__(
-        self, ctx: _native.Context, spec: Spec, weights: Weights, dtype: str, progress: Progress | None
-    ) -> None:
+        self, ctx: _native.Context, spec: Spec, weights: Weights, dtype: str, progress: Progress | None,
+        entry: Entry | None = None,
+    ) -> None:  # fmt: skip
         self.ctx, self.spec, self.weights, self.dtype, self.progress = ctx, spec, weights, dtype, progress
         self.done, self.total = 0, weights.nbytes
+        self.entry, self.mapped, self.writer = entry, None, None
+
+    entry: Entry | None  # of the packed cache
+    mapped: Iterator[_native.Weight] | None
+    writer: Writer | None
 
     def model(self) -> Packed:
+        if self.entry is None:
+            return self._model()
+        found = self.entry.read(self.ctx)
+        if found is not None:
+            self.mapped = iter(found)
+            return self._model()
+        self.writer = Writer(self.entry)
+        try:
+            packed = self._model()
+            self.writer.finish()
+        finally:
+            self.writer.abandon()
+        return packed
+
+    def _model(self) -> Packed:
         first = matrices_of(self.spec)
         embed = self.matrix(next(first))
         head = embed if self.spec.tied else self.matrix(next(first))
@@ -191,17 +220,29 @@ class Packer:
         """Packs a matrix: (first output, packed) of each run."""
         packed = []
         for run in runs_of(matrix, self.spec, self.weights, self.dtype):
-            weight = _native.Weight(run.format, run.n, matrix.k)
-            for role, first, step in run.parts:
-                name = self.spec.tensor_name(role, matrix.layer)
-                if run.format == self.weights.blocks_format(name):
-                    source, type_ = self.weights.blocks(name), "blocks"
-                else:
-                    source, type_ = self.weights.array(name), _TYPE[self.weights.info(name).dtype]
-                weight.pack(self.ctx, source, type_, first - run.first, step)
-                self.finished(name)
+            if self.mapped is not None:
+                weight = next(self.mapped)
+                for role, _, _ in run.parts:
+                    self.finished(self.spec.tensor_name(role, matrix.layer))
+            else:
+                weight = self.run(matrix, run)
             packed.append((run.first, weight))
         return packed
+
+    def run(self, matrix: Matrix, run: Run) -> _native.Weight:
+        """Packs one run, and hands it to the cache."""
+        weight = _native.Weight(run.format, run.n, matrix.k)
+        for role, first, step in run.parts:
+            name = self.spec.tensor_name(role, matrix.layer)
+            if run.format == self.weights.blocks_format(name):
+                source, type_ = self.weights.blocks(name), "blocks"
+            else:
+                source, type_ = self.weights.array(name), _TYPE[self.weights.info(name).dtype]
+            weight.pack(self.ctx, source, type_, first - run.first, step)
+            self.finished(name)
+        if self.writer is not None:
+            self.writer.add(self.ctx, weight)
+        return weight
 
     def vector(self, role: str, layer: int | None) -> Vector:
         name = self.spec.tensor_name(role, layer)

@@ -77,7 +77,8 @@ class _Shard:
         self.path = path
         try:
             with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                self.status = os.fstat(file.fileno())
+                size = self.status.st_size
                 self.tensors, self.data_start = _read_header(path, file, size)
                 self.map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -112,6 +113,11 @@ class Weights:
     def files(self) -> list[Path]:
         """The files that the tensors come from."""
         return [shard.path for shard in self._shards]
+
+    @property
+    def statuses(self) -> list[os.stat_result]:
+        """Of `files`, when they were opened."""
+        return [shard.status for shard in self._shards]
 
     @property
     def nbytes(self) -> int:

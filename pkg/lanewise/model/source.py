@@ -10,7 +10,7 @@ from types import TracebackType
 
 from ..tokenizer import TOKENIZER, Tokenizer
 from . import gguf_model, read_model
-from .config import Generation
+from .config import CONFIG, Generation
 from .files import has
 from .folder import resolve
 from .gguf import GgufFile, open_gguf
@@ -25,6 +25,7 @@ class Source:
     """An opened model, checked: the weights are those that the spec wants. Leaving `with` closes the weights.
 
     tokenizer: makes it (while the source is open); gives None for a model without one.
+    files: all that decides the weights, each with what the system said of it before it was read.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Source:
     generation: Generation
     weights: Weights
     tokenizer: Callable[[], Tokenizer | None]
+    files: list[tuple[Path, os.stat_result]]
 
     def __enter__(self) -> Source:
         return self
@@ -49,8 +51,11 @@ def open_source(source: str | os.PathLike[str], revision: str | None = None) -> 
 
 
 def _from_folder(folder: Path) -> Source:
+    status = os.stat(folder / CONFIG) if has(folder, CONFIG) else None
     spec, generation, scheme = read_model(folder)
     weights = open_weights(folder)
+    files = list(zip(weights.files, weights.statuses, strict=True))
+    files += [(folder / CONFIG, status)] if status else []
     try:
         if scheme is not None:
             weights = QuantisedWeights(weights, scheme, (tensor.name for tensor in spec.tensors()))
@@ -58,14 +63,17 @@ def _from_folder(folder: Path) -> Source:
     except BaseException:
         weights.close()
         raise
-    return Source(folder, spec, generation, weights, lambda: Tokenizer(folder) if has(folder, TOKENIZER) else None)
+    return Source(
+        folder, spec, generation, weights, lambda: Tokenizer(folder) if has(folder, TOKENIZER) else None, files
+    )
 
 
 def _from_gguf(path: Path) -> Source:
     file = open_gguf(path)
     try:
         spec, generation = gguf_model.read_model(file)
-        return Source(path, spec, generation, gguf_model.open_weights(file, spec), lambda: _tokenizer(file))
+        weights = gguf_model.open_weights(file, spec)
+        return Source(path, spec, generation, weights, lambda: _tokenizer(file), [(path, file.status)])
     except BaseException:
         file.close()
         raise
