@@ -17,7 +17,8 @@ static const lw_format_info lw_formats[] = {
     [LW_Q4_0] = {"q4_0", 4, 8}, [LW_Q4_1] = {"q4_1", 4, 8}, [LW_Q5_0] = {"q5_0", 5, 8}, [LW_Q5_1] = {"q5_1", 5, 8},
     [LW_Q8_0] = {"q8_0", 8, 4}, [LW_Q2_K] = {"q2_k", 2, 16}, [LW_Q3_K] = {"q3_k", 3, 16}, [LW_Q4_K] = {"q4_k", 4, 8},
     [LW_Q5_K] = {"q5_k", 5, 8}, [LW_Q6_K] = {"q6_k", 6, 8}, [LW_IQ4_NL] = {"iq4_nl", 4, 8}, [LW_IQ4_XS] = {"iq4_xs", 4, 8},
-    [LW_MXFP4] = {"mxfp4", 4, 8},
+    [LW_MXFP4] = {"mxfp4", 4, 8}, [LW_IQ2_W] = {"iq2_w", 4, 8}, [LW_IQ3_XXS_W] = {"iq3_xxs_w", 4, 8},
+    [LW_IQ3_S_W] = {"iq3_s_w", 4, 8},
 };
 enum { LW_FORMATS = sizeof lw_formats / sizeof lw_formats[0] };
 #endif

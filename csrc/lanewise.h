@@ -22,9 +22,9 @@ const char *lw_status_text(lw_status status);
 
 /* Element types of plain arrays; LW_BLOCKS (packing only): rows of GGUF blocks of the weight's own format. */
 typedef enum lw_type { LW_F32 = 0, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32, LW_BLOCKS } lw_type;
-/* Packed formats, see format.h; from LW_Q4_0 on those of GGUF, lossless (quant.h). */
+/* Packed formats, see format.h; from LW_Q4_0 on those of GGUF, lossless, and the wider ones that hold more of its types (quant.h). */
 typedef enum lw_format { LW_P32 = 0, LW_P16, LW_P8, LW_Q4_0 = 8, LW_Q4_1, LW_Q5_0, LW_Q5_1, LW_Q8_0, LW_Q2_K, LW_Q3_K, LW_Q4_K,
-                         LW_Q5_K, LW_Q6_K, LW_IQ4_NL, LW_IQ4_XS, LW_MXFP4 } lw_format;
+                         LW_Q5_K, LW_Q6_K, LW_IQ4_NL, LW_IQ4_XS, LW_MXFP4, LW_IQ2_W, LW_IQ3_XXS_W, LW_IQ3_S_W } lw_format;
 size_t lw_type_size(lw_type type);
 
 /* ---- the machine ---------------------------------------------------------------------------------------------- */

@@ -13,9 +13,9 @@
  * NIBBLE  4 lines: line i = group 2i | group 2i+1 << 4          _BIT  + 1 line: bit 4 of group j at bit j
  *                                                               _TWO  + 2 lines: bits 4, 5 of group 4i+j at bits 2j of line i
  * TWO     2 lines: line i = group 4i+j at bits 2j               _BIT  + 1 line: bit 2 of group j at bit j
- * LINE    8 lines: one group each.   IQ4, FP4: NIBBLE, indices of a table. */
+ * LINE    8 lines: one group each.   IQ4, FP4, IQ2, IQ3_XXS, IQ3_S: NIBBLE, indices of a table. */
 typedef enum lw_code { LW_CODE_NIBBLE, LW_CODE_NIBBLE_BIT, LW_CODE_NIBBLE_TWO, LW_CODE_TWO, LW_CODE_TWO_BIT, LW_CODE_LINE,
-                       LW_CODE_IQ4, LW_CODE_FP4 } lw_code;
+                       LW_CODE_IQ4, LW_CODE_FP4, LW_CODE_IQ2, LW_CODE_IQ3_XXS, LW_CODE_IQ3_S } lw_code;
 
 /* Headers. d, dmin: 16 float16. A byte line holds 4 bytes per output, one for each of 4 neighbouring blocks.
  * F16   8 times d                       F16M  8 times d, then 8 times the minima (float16, added)
@@ -24,11 +24,11 @@ typedef enum lw_code { LW_CODE_NIBBLE, LW_CODE_NIBBLE_BIT, LW_CODE_NIBBLE_TWO, L
  * K8    4 byte lines of scales (signed); d                  K2  4 byte lines: scale | minimum << 4; d dmin
  * K3    2 byte lines: low nibbles of scales 8i+0..3 | 8i+4..7 << 4; 1 line: bits 4, 5 of 4j+0..3 at 2j; d
  * XS    1 byte line: low nibbles 0..3 | 4..7 << 4; d; 16-bit words: bits 4, 5 of scale j at 2j
- * E8    2 byte lines of exponents
+ * E8    2 byte lines of exponents       K8F  4 byte lines of scales (signed); a float32 line of d
  * F32, F32M, F32I: what an expanded panel has: a float32 line per block; then nothing; a float32 line of minima per block;
  *       or a float32 line of dmin and int16 pairs of minima, 4i and 4i+2, then 4i+1 and 4i+3. */
 typedef enum lw_scales { LW_SCALES_F16, LW_SCALES_F16M, LW_SCALES_K6, LW_SCALES_K8, LW_SCALES_K3, LW_SCALES_K2, LW_SCALES_XS,
-                         LW_SCALES_E8, LW_SCALES_F32, LW_SCALES_F32M, LW_SCALES_F32I } lw_scales;
+                         LW_SCALES_E8, LW_SCALES_K8F, LW_SCALES_F32, LW_SCALES_F32M, LW_SCALES_F32I } lw_scales;
 typedef enum lw_minima { LW_MIN_NONE, LW_MIN_FLOAT, LW_MIN_INT } lw_minima;
 
 /* sums: how many sums of two products of a code and an activation fit 16 bits together (0: not even one). */
@@ -42,9 +42,9 @@ typedef struct lw_quant {
 } lw_quant;
 
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
-enum { LW_QUANT_FORMATS = LW_MXFP4 - LW_Q4_0 + 1,
-       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X32_FINE,
-       LW_QUANTS };
+enum { LW_QUANT_FORMATS = LW_IQ3_S_W - LW_Q4_0 + 1,
+       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X16_1,
+       LW_X32_FINE, LW_QUANTS };
 enum { LW_SUPER = 256, LW_PIECE = 32 };
 
 static const lw_quant lw_quants[LW_QUANTS] = {
@@ -61,6 +61,9 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_IQ4_NL - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 256, 32, 18, LW_X32_0},
     [LW_IQ4_XS - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_XS, LW_MIN_NONE, 32, 128, 0, 128, 256, 256, 136, LW_X32_0},
     [LW_MXFP4 - LW_Q4_0] = {LW_CODE_FP4, LW_SCALES_E8, LW_MIN_NONE, 32, 12, 4, 128, 256, 32, 17, LW_X32_2},
+    [LW_IQ2_W - LW_Q4_0] = {LW_CODE_IQ2, LW_SCALES_K8F, LW_MIN_NONE, 16, 43, 1, 320, 256, 256, 148, LW_X16_1},
+    [LW_IQ3_XXS_W - LW_Q4_0] = {LW_CODE_IQ3_XXS, LW_SCALES_K8F, LW_MIN_NONE, 16, 62, 1, 320, 256, 256, 148, LW_X16_1},
+    [LW_IQ3_S_W - LW_Q4_0] = {LW_CODE_IQ3_S, LW_SCALES_K8F, LW_MIN_NONE, 16, 15, 4, 320, 256, 256, 148, LW_X16_2},
     [LW_X32_8] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 8, 512, 512, 0, 0, 0},
     [LW_X32_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 2, 512, 512, 0, 0, 0},
     [LW_X32_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0},
@@ -69,13 +72,22 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 832, 512, 0, 0, 0},
     [LW_X16_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1024, 512, 0, 0, 0},
     [LW_X16I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 16, 0, 8, 1600, 512, 0, 0, 0},
+    [LW_X16_1] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 1, 1024, 512, 0, 0, 0},
     [LW_X32_FINE] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0, 1},
 };
 static inline const lw_quant *lw_quant_of(lw_format format) { return &lw_quants[format - LW_Q4_0]; }
 
-/* The tables of IQ4 (stored + 128) and FP4 (doubled E2M1, stored + 12). */
+/* The tables of IQ4 (stored + 128), FP4 (doubled E2M1, stored + 12), and of the levels of the types with code books, of both
+ * signs: IQ2 (8 25 43, of IQ2 types, and 1 7 9, of IQ1 types in eighths; + 43), IQ3_XXS (+ 62), IQ3_S (odd; + 15). */
 static const uint8_t lw_table_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 static const uint8_t lw_table_fp4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+static const uint8_t lw_table_iq2[16] = {0, 18, 34, 35, 36, 42, 43, 44, 50, 51, 52, 68, 86, 43, 43, 43};
+static const uint8_t lw_table_iq3_xxs[16] = {0, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82, 90, 98, 106, 114, 124};
+static const uint8_t lw_table_iq3_s[16] = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+static inline const uint8_t *lw_quant_table(int code) {      /* NULL: codes are numbers themselves */
+    return code == LW_CODE_IQ4 ? lw_table_iq4 : code == LW_CODE_FP4 ? lw_table_fp4 : code == LW_CODE_IQ2 ? lw_table_iq2
+         : code == LW_CODE_IQ3_XXS ? lw_table_iq3_xxs : code == LW_CODE_IQ3_S ? lw_table_iq3_s : NULL;
+}
 
 static inline int64_t lw_quant_panel_bytes(const lw_quant *q, int64_t k) {
     return lw_ceil_div(k, LW_SUPER) * q->header + lw_ceil_div(k, LW_PIECE) * q->piece;

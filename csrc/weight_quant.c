@@ -11,6 +11,7 @@
 typedef struct super {
     uint8_t code[LW_SUPER];          /* unsigned; indices of a table where the format has one */
     uint16_t d[8], m[8];             /* float16: per 32, or d[0] and m[0] (dmin) of the superblock; d: exponents of E8 */
+    uint32_t wide;                   /* float32: d of the superblock */
     uint8_t scale[16], min[16];      /* K: per block, as stored (6 bits, 4 bits, or a signed byte) */
 } super;
 
@@ -77,6 +78,13 @@ static void read_k6(const uint8_t *p, super *s)
 static void read_large(lw_format format, const uint8_t *p, super *s)
 {
     switch ((int)format) {
+    case LW_IQ2_W:                   /* no type of GGUF: d, the scales, the codes */
+    case LW_IQ3_XXS_W:
+    case LW_IQ3_S_W:
+        memcpy(&s->wide, p, 4);
+        memcpy(s->scale, p + 4, 16);
+        fields(p + 20, 128, 4, s->code);
+        break;
     case LW_Q4_K:
     case LW_Q5_K:
         s->d[0] = get16(p);
@@ -196,8 +204,10 @@ static void put_scales(lw_scales kind, const super *s, int lane, uint8_t *h)
         }
         break;
     case LW_SCALES_K8:
+    case LW_SCALES_K8F:
         for (int j = 0; j < 16; j++) line[64 * (j / 4) + j % 4] = a[j];
-        put16(half + 256, s->d[0]);
+        if (kind == LW_SCALES_K8) put16(half + 256, s->d[0]);
+        else put(line + 256, s->wide);
         break;
     case LW_SCALES_K3:
         for (int j = 0; j < 4; j++) {
@@ -246,8 +256,10 @@ static void get_scales(lw_scales kind, const uint8_t *h, int lane, super *s)
         }
         break;
     case LW_SCALES_K8:
+    case LW_SCALES_K8F:
         for (int j = 0; j < 16; j++) a[j] = line[64 * (j / 4) + j % 4];
         s->d[0] = get16(half + 256);
+        s->wide = word(line + 256);
         break;
     case LW_SCALES_K3:
         for (int j = 0; j < 16; j++)
@@ -298,6 +310,7 @@ static float scale_of(lw_scales kind, const super *s, int b)
     switch ((int)kind) {
     case LW_SCALES_E8: return e8_value(s->d[b]);
     case LW_SCALES_K8: return half_value(s->d[0]) * (float)(int8_t)s->scale[b];
+    case LW_SCALES_K8F: return from_bits(s->wide) * (float)(int8_t)s->scale[b];
     case LW_SCALES_K3:
     case LW_SCALES_XS: return half_value(s->d[0]) * (float)(s->scale[b] - 32);
     case LW_SCALES_K6:
@@ -308,7 +321,7 @@ static float scale_of(lw_scales kind, const super *s, int b)
 
 static void values(const lw_quant *q, const super *s, int n, float *out)
 {
-    const uint8_t *table = q->code == LW_CODE_IQ4 ? lw_table_iq4 : q->code == LW_CODE_FP4 ? lw_table_fp4 : NULL;
+    const uint8_t *table = lw_quant_table(q->code);
     for (int i = 0; i < n; i += q->block) {
         int b = i / q->block;
         float scale = scale_of((lw_scales)q->scales, s, b), min = 0.0f;

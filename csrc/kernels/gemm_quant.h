@@ -104,8 +104,8 @@ ALWAYS_INLINE void q_scales(const int F, const unsigned char *h, int half, const
             if (scales == LW_SCALES_F16M) vr_store(out->min + j * out->ld, vr_f16(q_word(h, half, 256 + 32 * j)));
         }
     } else if (scales == LW_SCALES_K6) q_scales_k6(h, half, out);
-    else if (scales == LW_SCALES_K8) {
-        vreg d = vr_f16(q_word(h, half, 256));
+    else if (scales == LW_SCALES_K8 || scales == LW_SCALES_K8F) {
+        vreg d = scales == LW_SCALES_K8 ? vr_f16(q_word(h, half, 256)) : vr_load((const float *)q_line(h, half, 4));
         V_UNROLL for (int j = 0; j < 16; j++)
             vr_store(out->scale + j * out->ld, vr_mul(d, q_sbyte(ir_load(q_line(h, half, j / 4)), j % 4)));
     } else if (scales == LW_SCALES_K3) q_scales_k3(h, half, out);
@@ -126,9 +126,7 @@ ALWAYS_INLINE ireg q_code(const int F, const unsigned char *p, const int i) {
     ireg x = q_bits(ir_load(p + 64 * (i / 2)), 4 * (i % 2), 0, 0x0f0f0f0f);
     if (code == LW_CODE_NIBBLE_BIT) x = ir_or(x, q_bits(ir_load(p + 256), i, 4, 0x10101010));
     if (code == LW_CODE_NIBBLE_TWO) x = ir_or(x, q_bits(ir_load(p + 256 + 64 * (i / 4)), 2 * (i % 4), 4, 0x30303030));
-    if (code == LW_CODE_IQ4) x = ir_lookup(lw_table_iq4, x);
-    if (code == LW_CODE_FP4) x = ir_lookup(lw_table_fp4, x);
-    return x;
+    return lw_quant_table(code) ? ir_lookup(lw_quant_table(code), x) : x;
 }
 
 /* ---- the tile ---------------------------------------------------------------------------------------------------- */
@@ -351,16 +349,19 @@ typedef void quant_fn(const lw_quant_tile *t);
     QUANT_DIRECT_TILES(X, 0) QUANT_DIRECT_TILES(X, 1) QUANT_DIRECT_TILES(X, 2) QUANT_DIRECT_TILES(X, 3)               \
     QUANT_DIRECT_TILES(X, 4) QUANT_DIRECT_TILES(X, 5) QUANT_DIRECT_TILES(X, 6) QUANT_DIRECT_TILES(X, 7)               \
     QUANT_DIRECT_TILES(X, 8) QUANT_DIRECT_TILES(X, 9) QUANT_DIRECT_TILES(X, 10) QUANT_DIRECT_TILES(X, 11)             \
-    QUANT_DIRECT_TILES(X, 12)
+    QUANT_DIRECT_TILES(X, 12) QUANT_DIRECT_TILES(X, 13) QUANT_DIRECT_TILES(X, 14) QUANT_DIRECT_TILES(X, 15)
 #ifdef LW_HAS_DOT4
-#define QUANT_EXPANDED(X) QUANT_TILES(X, 15) QUANT_TILES(X, 16) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20) QUANT_TILES(X, 21)
-static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, LW_X32_0, LW_X32_0, LW_X32_0, LW_X32F_2,
-                                              LW_X32I_2, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X32_FINE};
+#define QUANT_EXPANDED(X)                                                                                 \
+    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23)        \
+    QUANT_TILES(X, 25)
+static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, LW_X32_0, LW_X32_0, LW_X32_0,
+                                              LW_X32F_2, LW_X32I_2, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X16_2, LW_X32_FINE};
 #else
 #define QUANT_EXPANDED(X)                                                                                 \
-    QUANT_TILES(X, 13) QUANT_TILES(X, 14) QUANT_TILES(X, 15) QUANT_TILES(X, 16) QUANT_TILES(X, 17)        \
-    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20) QUANT_TILES(X, 21)
-static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
+    QUANT_TILES(X, 16) QUANT_TILES(X, 17) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)        \
+    QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23) QUANT_TILES(X, 24) QUANT_TILES(X, 25)
+static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22,
+                                              23, 24, 25};
 #endif
 QUANT_PACKED(QUANT_DEFINE)
 QUANT_EXPANDED(QUANT_DEFINE)
@@ -402,6 +403,7 @@ static void expand_quant(int form, int64_t k, const void *panel, void *out) {
     switch (form) {
     EXPAND_CASE(0) EXPAND_CASE(1) EXPAND_CASE(2) EXPAND_CASE(3) EXPAND_CASE(4) EXPAND_CASE(5) EXPAND_CASE(6)
     EXPAND_CASE(7) EXPAND_CASE(8) EXPAND_CASE(9) EXPAND_CASE(10) EXPAND_CASE(11) EXPAND_CASE(12)
+    EXPAND_CASE(13) EXPAND_CASE(14) EXPAND_CASE(15)
     }
 }
 #endif

@@ -6,7 +6,7 @@ cdef extern from "lanewise.h" nogil:
         LW_F32, LW_F16, LW_BF16, LW_I8, LW_U8, LW_I32, LW_BLOCKS
     ctypedef enum lw_format:
         LW_P32, LW_P16, LW_P8, LW_Q4_0, LW_Q4_1, LW_Q5_0, LW_Q5_1, LW_Q8_0, LW_Q2_K, LW_Q3_K, LW_Q4_K, LW_Q5_K, LW_Q6_K
-        LW_IQ4_NL, LW_IQ4_XS, LW_MXFP4
+        LW_IQ4_NL, LW_IQ4_XS, LW_MXFP4, LW_IQ2_W, LW_IQ3_XXS_W, LW_IQ3_S_W
     ctypedef enum lw_act:
         LW_ACT_NONE, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH, LW_ACT_EXP
     ctypedef enum lw_op_kind:

@@ -21,7 +21,8 @@ _CODES = {"f": LW_F32, "H": LW_BF16, "b": LW_I8, "B": LW_U8, "i": LW_I32}
 _BUFFERS = {"float32": "f", "float16": "e", "bfloat16": "H", "int8": "b", "blocks": "B"}
 _FORMATS = {"float32": LW_P32, "bfloat16": LW_P16, "int8": LW_P8, "q4_0": LW_Q4_0, "q4_1": LW_Q4_1, "q5_0": LW_Q5_0,
             "q5_1": LW_Q5_1, "q8_0": LW_Q8_0, "q2_k": LW_Q2_K, "q3_k": LW_Q3_K, "q4_k": LW_Q4_K, "q5_k": LW_Q5_K,
-            "q6_k": LW_Q6_K, "iq4_nl": LW_IQ4_NL, "iq4_xs": LW_IQ4_XS, "mxfp4": LW_MXFP4}
+            "q6_k": LW_Q6_K, "iq4_nl": LW_IQ4_NL, "iq4_xs": LW_IQ4_XS, "mxfp4": LW_MXFP4, "iq2_w": LW_IQ2_W,
+            "iq3_xxs_w": LW_IQ3_XXS_W, "iq3_s_w": LW_IQ3_S_W}
 _FORMAT_NAMES = {code: name for name, code in _FORMATS.items()}
 _ACTS = {"none": LW_ACT_NONE, "silu": LW_ACT_SILU, "gelu": LW_ACT_GELU, "gelu_tanh": LW_ACT_GELU_TANH,
          "relu2": LW_ACT_RELU2, "tanh": LW_ACT_TANH, "exp": LW_ACT_EXP}

@@ -14,6 +14,7 @@ import quants as q
 import strategies as s
 from guard import SIDES, guard, guarded, is_poison
 from lanewise import kernels as k
+from lanewise.model.gguf_wide import LEVELS
 from tables import usable_tables
 
 # rows of activations: one tile, several, and so many that panels are expanded
@@ -98,6 +99,8 @@ def check_exact(table: str, name: str, m: int, depth: int, extreme: bool, seed: 
         raw.reshape(-1, q.KINDS[name].size)[:, 4:16] &= 0x45  # small sub-scales
     elif name == "q6_k":
         raw.reshape(-1, 210)[:, 192:208] = random.choice(np.array([1, 255, 7, 0], np.uint8), (raw.size // 210, 16))
+    elif name in LEVELS:
+        raw.reshape(-1, 148)[:, 4:20] = random.choice(np.array([1, 255, 7, 0], np.uint8), (raw.size // 148, 16))
     elif name == "mxfp4":
         raw.reshape(-1, 17)[:, 0] = 128
     if extreme:
@@ -204,7 +207,7 @@ def test_threads_do_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("name", ["q4_0", "q5_1", "q6_k", "iq4_xs"])
+@pytest.mark.parametrize("name", ["q4_0", "q5_1", "q6_k", "iq4_xs", "iq2_w"])
 def test_nothing_beyond_the_ends_is_touched(table: str, name: str, side: str) -> None:
     for m, n, depth in [(1, 17, 256), (7, 33, 512), (98, 15, 256)]:
         raw, a = guard(q.blocks(name, n, depth), side), guard(s.normal(1, (m, depth)), side)

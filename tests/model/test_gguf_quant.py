@@ -11,6 +11,7 @@ from gguf_pairs import pair
 from tiny import Player, same_bits, some_ids, usable_isas
 
 from lanewise import LLM, SamplingParams
+from lanewise.model.gguf_wide import WIDER
 from lanewise.model.model import Model, describe
 from shared import needs_shared, shared
 
@@ -25,8 +26,24 @@ FILES: dict[str, dict[str, str]] = {
     "Q3_K_S": {"": "Q3_K", "o": "Q5_K"},
     "Q2_K": {"": "Q2_K", "v": "Q3_K", "down": "Q3_K"},
     "IQ4": {"": "IQ4_XS", "embed": "IQ4_NL", "v": "MXFP4"},
+    "IQ2": {
+        "": "IQ2_XS",
+        "embed": "IQ2_S",
+        "q": "IQ2_XXS",
+        "v": "IQ3_S",
+        "o": "IQ1_M",
+        "down": "IQ3_XXS",
+        "head": "Q5_K",
+    },
+    "IQ1": {"": "IQ1_S", "v": "IQ3_XXS", "down": "IQ2_XS"},
+    "IQ3": {"": "IQ3_S", "gate": "IQ3_XXS", "up": "IQ3_XXS"},
+    "TQ": {"": "TQ2_0", "down": "TQ1_0", "head": "Q6_K"},
     "F16 and gate unlike up": {"": "Q4_0", "gate": "Q8_0", "k": "F16"},
 }
+
+
+def packed(kind: str) -> str:
+    return WIDER.get(kind, kind.lower())
 
 
 def logits(path: Path, ids: Any, **given: Any) -> Any:
@@ -48,13 +65,13 @@ def test_near_the_dequantised_model(name: str, tmp_path: Path) -> None:
     ids = some_ids(40, 100)
     exact, own = logits(file, ids, dtype="float32"), logits(file, ids)
     assert 0 < nmse(own, exact) < 2e-3
-    assert set(describe(file)["formats"]) & {kind.lower() for kind in FILES[name].values()}
+    assert set(describe(file)["formats"]) & {packed(kind) for kind in FILES[name].values()}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_formats_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     _, file = pair(tmp_path, "llama", FILES[name], **WIDE)
-    wanted = {kind.lower() for kind in FILES[name].values()}
+    wanted = {packed(kind) for kind in FILES[name].values()}
     if name.startswith("F16"):
         wanted = {"q4_0", "float32"}  # panels of gate and up alternate: two types there become float32
     found = describe(file)
@@ -64,7 +81,7 @@ def test_formats_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     model.close()
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q4_K_M", "Q2_K"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q4_K_M", "Q2_K", "IQ1", "IQ2", "IQ3", "TQ"])
 def test_the_same_bits_everywhere(name: str, tmp_path: Path) -> None:
     """Whole, in pieces, token by token; any number of threads; every table."""
     _, file = pair(tmp_path, "qwen2", FILES[name] | {"head": FILES[name][""]}, **WIDE)

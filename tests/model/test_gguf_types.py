@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanewise.model import gguf_types
+from lanewise.model.gguf_books import book
 from lanewise.model.gguf_types import REMOVED, TYPES, TensorType, expand
 
 quants = pytest.importorskip("gguf.quants")
@@ -54,7 +55,7 @@ def test_table_is_the_packages() -> None:
 def test_code_books(name: str) -> None:
     theirs = getattr(quants, name)
     theirs.init_grid()
-    assert np.array_equal(gguf_types._book(name), theirs.grid.reshape(theirs.grid_shape))
+    assert np.array_equal(book(name), theirs.grid.reshape(theirs.grid_shape))
 
 
 @pytest.mark.parametrize("name", EXPANDED)

@@ -28,6 +28,7 @@ def _rope(kind: str, **given: Any) -> dict[str, Any]:
 # name -> (model_type, what differs from COMMON)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
+    "llama-wide": ("llama", {"intermediate_size": 160}),  # widths that are multiples of 32
     "llama-bias": (
         "llama",
         {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "hidden_size": 44, "head_dim": 10,

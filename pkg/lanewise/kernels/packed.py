@@ -15,11 +15,12 @@ Format = Literal["float32", "bfloat16", "int8"]
 FORMATS = ("float32", "bfloat16", "int8")
 INTEGERS = ("int8", "uint8")
 LANES = 16
-# Quantised types of GGUF that products take as they are: values in a block, and its bytes.
+# Quantised types that products take as they are: values in a block, and its bytes. Those of GGUF; and the wider classes
+# of its types IQ1, IQ2 and IQ3, whose blocks are d (float32), 16 scales (int8) and 256 nibbles (docs/layouts.md).
 QUANTISED = {
     "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34), "q2_k": (256, 84),
     "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210), "iq4_nl": (32, 18),
-    "iq4_xs": (256, 136), "mxfp4": (32, 17),
+    "iq4_xs": (256, 136), "mxfp4": (32, 17), "iq2_w": (256, 148), "iq3_xxs_w": (256, 148), "iq3_s_w": (256, 148),
 }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def pack(
 
 
 def pack_blocks(rows: Any, dtype: str) -> PackedMatrix:
-    """Packs quantised rows of a GGUF file for `gemm`, losslessly.
+    """Packs quantised rows, as those of a GGUF file, for `gemm`, losslessly.
 
     rows is uint8 [n, bytes of a row], dtype the type of their blocks in lower case: one of QUANTISED. In products the
     activations are rounded to 8 bits (docs/numerics.md).

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import LoadError, UnsupportedError, shorten
-from .gguf_types import REMOVED, TYPES, Bytes, TensorType, expand
+from .gguf_fields import Bytes
+from .gguf_types import REMOVED, TYPES, TensorType, expand
 
 MAGIC = b"GGUF"
 TENSORS = 65_536

@@ -6,8 +6,8 @@ that a model has one description whatever file it comes from. Three things are t
 - The rows of q and k of architecture `llama` are stored in pairs that turn together (row 2j and 2j + 1 of a head),
   while the Spec turns row j with j + half. The permutation is undone row by row, which blocks survive.
 - `rope_freqs.weight` divides the frequencies of the rope (Llama 3.1's scaling, already worked out).
-- Quantised tensors are packed as they are where the kernels have their type (DIRECT). The others, and all of them with
-  dtype="float32", are expanded to float32, one tensor at a time: lossless, 4 bytes a weight in memory. F32 and F16
+- Quantised tensors are packed as they are where the kernels have their type (DIRECT), the others as blocks of a wider
+  class (gguf_wide): lossless both. With dtype="float32" all of them are expanded, one tensor at a time. F32 and F16
   become float32 as in safetensors, BF16 stays BF16.
 """
 
@@ -25,6 +25,7 @@ from . import arch
 from .config import MAX_CONTEXT, MAX_VOCABULARY, Config, Fields, Generation
 from .gguf import GgufArray, GgufFile
 from .gguf_vocab import end_ids
+from .gguf_wide import WIDER, widened
 from .rope import as_floats
 from .safetensors import TensorInfo, Weights
 from .spec import FLOATS, Names, Spec
@@ -134,10 +135,15 @@ class GgufWeights(Weights):
 
     def blocks_format(self, name: str) -> str | None:
         stored = self.stored(name)
-        return stored.lower() if stored in DIRECT and len(self._file.tensor(name).shape) == 2 else None
+        if len(self._file.tensor(name).shape) != 2:
+            return None
+        return stored.lower() if stored in DIRECT else WIDER.get(stored)
 
     def blocks(self, name: str) -> np.ndarray[Any, Any]:
-        rows, order = self._file.rows(name), self._order(name)
+        """The rows as blocks of blocks_format: those of the file, or of the wider class."""
+        rows, order, type = self._file.rows(name), self._order(name), self._file.tensor(name).type
+        if type.name in WIDER:
+            return widened(rows, type.name, type.size, order)
         return rows if order is None else rows[order]
 
     def _order(self, name: str) -> np.ndarray[Any, Any] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import LoadError, shorten
 from ..config import Fields
-from .codes import GroupedInt, unpacked
+from .codes import Array, Bytes, unpacked
 from .floats import FP8, Fp8Weight, block_size, grid
 from .packed import group_size
 from .stored import Module, Scheme, Stored, StoredInt
@@ -156,12 +156,12 @@ class _IntWeight(StoredInt):
         super().__init__(module, shape)
         n, k = shape
         self.bits, self.packed = group.bits, group.packed
-        high, self.wide = group.shape(n, k)
+        high, self.group = group.shape(n, k)
         self.whole = high == n and group.strategy == "tensor"
-        if k % self.wide:
-            raise module.error(".weight_scale", f"is for groups of {self.wide}, which do not divide {k} inputs")
-        self.columns = k // self.wide
-        grid(module, ".weight_scale", shape, (high, self.wide))
+        if k % self.group:
+            raise module.error(".weight_scale", f"is for groups of {self.group}, which do not divide {k} inputs")
+        self.columns = k // self.group
+        grid(module, ".weight_scale", shape, (high, self.group))
         if not group.symmetric or ".weight_zero_point" in module:
             self._check_zeros(group)
         if ".weight_g_idx" in module:
@@ -181,12 +181,14 @@ class _IntWeight(StoredInt):
             plain = [(-(-n * self.bits // 32), self.columns)]
         self.module.expect(".weight_zero_point", (info.dtype,), *plain)
 
-    def grouped(self, start: int, stop: int) -> GroupedInt:
-        m, (_, k) = self.module, self.shape
+    def codes(self, start: int, stop: int) -> Bytes:
         if self.packed:
-            codes = unpacked(m.array(".weight_packed")[start:stop], self.bits, k)
-        else:
-            codes = m.array(".weight")[start:stop].view(np.uint8) ^ np.uint8(128)
+            return unpacked(self.module.array(".weight_packed")[start:stop], self.bits, self.shape[1])
+        signed: Bytes = self.module.array(".weight")[start:stop].view(np.uint8)
+        return signed ^ np.uint8(128)
+
+    def scales_zeros(self, start: int, stop: int) -> tuple[Array, Array]:
+        m = self.module
         scales = self._rows(m.scales(".weight_scale"), start, stop)
         middle = 1 << (self.bits - 1)
         zeros = np.full(scales.shape, middle, np.int16)
@@ -197,7 +199,7 @@ class _IntWeight(StoredInt):
                 zeros = unpacked(part.T, self.bits, stop - start).T
             else:
                 zeros = zeros + self._rows(found, start, stop)
-        return GroupedInt(codes, scales, zeros, self.wide, self._g_idx())
+        return scales, zeros
 
     def _rows(self, values: Any, start: int, stop: int) -> Any:
         """What each of these rows has: [stop - start, columns]."""
@@ -205,14 +207,14 @@ class _IntWeight(StoredInt):
             return np.broadcast_to(values.reshape(1, 1), (stop - start, 1))
         return values.reshape(self.shape[0], self.columns)[start:stop]
 
-    def _g_idx(self) -> Any:
+    def g_idx(self) -> Any:
         """The group of each input, each having its full number of inputs; None if they are in order (all -1)."""
         if ".weight_g_idx" not in self.module:
             return None
         found = self.module.array(".weight_g_idx")
         if (found == -1).all():
             return None
-        if found.min() < 0 or found.max() >= self.columns or (np.bincount(found) != self.wide).any():
-            message = f"does not put {self.wide} inputs into each of {self.columns} groups"
+        if found.min() < 0 or found.max() >= self.columns or (np.bincount(found) != self.group).any():
+            message = f"does not put {self.group} inputs into each of {self.columns} groups"
             raise self.module.error(".weight_g_idx", message)
         return found

@@ -11,11 +11,14 @@ import numpy as np
 
 from ...errors import shorten
 from ..config import MAX_WIDTH, Fields
-from .codes import E4M3, Floats, mxfp4
+from .codes import E4M3, Bytes, Floats, mxfp4
 from .stored import FLOATS, Module, Scheme, Stored
 
 FP8 = "F8_E4M3"
 SCALES = (*FLOATS, "F8_E8M0")
+_CODES = E4M3[1:127]  # the positive numbers
+_SCALES = 1 << 14  # multiplied by all of them at a time
+_MOST = 252  # the largest exponent of MXFP4 beside which no code is infinite
 
 
 def grid(module: Module, part: str, shape: tuple[int, int], block: tuple[int, int]) -> None:
@@ -45,6 +48,18 @@ class Fp8Weight(Stored):
         for column in range(scales.shape[1]):
             out[:, column * wide : (column + 1) * wide] *= scales[:, column : column + 1]
         return out
+
+    def dtype(self) -> str:
+        """A code has four significant bits: with a scale of four at most, a power of two say, the product has eight."""
+        scales = np.unique(self.module.scales(self.scale).astype(np.float32))
+        for start in range(0, len(scales), _SCALES):
+            part = scales[start : start + _SCALES]
+            if (part.view(np.uint32) & 0xFFFF).any():
+                return "F32"
+            with np.errstate(over="ignore"):
+                if ((part[:, None] * _CODES).view(np.uint32) & 0xFFFF).any():
+                    return "F32"
+        return "BF16"
 
 
 class Fp8(Scheme):
@@ -104,9 +119,24 @@ class Mxfp4(Scheme):
 
 class _Mxfp4Tensor(Stored):
     def rows(self, start: int, stop: int) -> Floats:
+        return mxfp4(*self._parts(start, stop))
+
+    def _parts(self, start: int, stop: int) -> tuple[Bytes, Bytes]:
         blocks, scales = self.module.array("_blocks"), self.module.array("_scales")
         blocks = blocks.reshape(-1, *blocks.shape[-2:])[start:stop]
         scales = scales.reshape(-1, scales.shape[-1])[start:stop]
         if (scales == 255).any():
             raise self.module.error("_scales", "has a scale that is not a number (255)")
-        return mxfp4(blocks, scales)
+        return blocks, scales
+
+    def blocks_format(self) -> str | None:
+        return "mxfp4" if self.module.array("_scales").max() <= _MOST else None
+
+    def blocks(self, format: str, start: int, stop: int) -> Bytes:
+        """As in GGUF: the exponent, then the codes with 16 inputs between those of a byte. Zeros lose their sign."""
+        codes, scales = self._parts(start, stop)
+        out: Bytes = np.empty((*scales.shape, 17), np.uint8)
+        out[:, :, 0] = scales
+        each = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*scales.shape, 32)
+        out[:, :, 1:] = each[:, :, :16] | each[:, :, 16:] << 4
+        return out.reshape(len(scales), -1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import shorten
 from ..config import MAX_WIDTH, Fields
-from .codes import Array, Bytes, GroupedInt, unpacked
+from .codes import Array, Bytes, unpacked
 from .stored import FLOATS, Module, Scheme, Stored, StoredInt
 
 _WORDS = ("I32",)
@@ -81,23 +81,24 @@ class _GptqWeight(StoredInt):
         super().__init__(module, shape)
         self.bits, self.group, self.first = bits, group, first
 
-    def grouped(self, start: int, stop: int) -> GroupedInt:
+    def codes(self, start: int, stop: int) -> Bytes:
+        return unpacked(self.module.array(".qweight")[:, start:stop].T, self.bits, self.shape[1])
+
+    def scales_zeros(self, start: int, stop: int) -> tuple[Array, Array]:
         m, n, bits = self.module, stop - start, self.bits
         zeros = m.array(".qzeros")[:, start * bits // 32 : -(-stop * bits // 32)]
         if self.first and bits != 3:
             zeros = zeros.view(np.uint32) + np.uint32(_ONES[bits])
         scales = m.scales(".scales", (slice(None), slice(start, stop)))
-        codes = unpacked(m.array(".qweight")[:, start:stop].T, bits, self.shape[1])
         points = unpacked(zeros, bits, n)
         if self.first and bits == 3:
             points = (points + np.uint8(1)) & np.uint8(7)
-        return GroupedInt(codes, scales.T, points.T, self.group, self.g_idx(len(scales)))
+        return scales.T, points.T
 
-    def g_idx(self, groups: int) -> Array | None:
-        """The group of each input, checked; None if the inputs are in order."""
+    def g_idx(self) -> Array | None:
         if ".g_idx" not in self.module:
             return None
-        found = self.module.array(".g_idx")
+        found, groups = self.module.array(".g_idx"), -(-self.shape[1] // self.group)
         if found.min() < 0 or found.max() >= groups:
             wrong = int(np.flatnonzero((found < 0) | (found >= groups))[0])
             message = f"names group {found[wrong]} for input {wrong}, but there are {groups} groups"
@@ -138,15 +139,18 @@ class Awq(Scheme):
 class _AwqWeight(StoredInt):
     def __init__(self, module: Module, shape: tuple[int, int], group: int) -> None:
         super().__init__(module, shape)
-        self.group = group
+        self.bits, self.group = 4, group
 
-    def grouped(self, start: int, stop: int) -> GroupedInt:
-        m, words = self.module, slice(start // 8, -(-stop // 8))
+    def codes(self, start: int, stop: int) -> Bytes:
+        return _reordered(self.module.array(".qweight")[:, start // 8 : -(-stop // 8)]).T
+
+    def scales_zeros(self, start: int, stop: int) -> tuple[Array, Array]:
+        m = self.module
         scales = m.scales(".scales", (slice(None), slice(start, stop)))
         zeros = np.full(scales.shape, 8, np.uint8)
         if ".qzeros" in m:
-            zeros = _reordered(m.array(".qzeros")[:, words])
-        return GroupedInt(_reordered(m.array(".qweight")[:, words]).T, scales.T, zeros.T, self.group)
+            zeros = _reordered(m.array(".qzeros")[:, start // 8 : -(-stop // 8)])
+        return scales.T, zeros.T
 
 
 def _reordered(words: Array) -> Bytes:

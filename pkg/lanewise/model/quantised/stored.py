@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from ...errors import LoadError
 from ..safetensors import TensorInfo, Weights
-from .codes import Array, Floats, GroupedInt, bfloat16, e8m0
+from .classes import fitting, shared_groups, write
+from .codes import Array, Bytes, Floats, GroupedInt, bfloat16, e8m0
 
 _SLICE = 1 << 18  # elements expanded at a time
 ALIGNED = 32  # rows of a slice start at a multiple of this, where packed fields start with a word
@@ -95,28 +96,73 @@ class Stored(ABC):
         step = max(1, _SLICE // columns // ALIGNED) * ALIGNED
         return ((start, min(start + step, n)) for start in range(0, n, step))
 
-    def values(self) -> Floats:
-        """The tensor. LoadError also when a value is not finite."""
-        out = np.empty((int(np.prod(self.shape[:-1])), self.shape[-1]), np.float32)
+    def dtype(self) -> str:
+        """Of `values`: "F32", or "BF16" if each is exactly a bfloat16. LoadError for scales that are not possible."""
+        return "F32"
+
+    def blocks_format(self) -> str | None:
+        """The packed class whose blocks hold the same values, from the scales alone; None: there is none. LoadError."""
+        return None
+
+    def blocks(self, format: str, start: int, stop: int) -> Bytes:
+        """Rows start:stop as blocks of the class that blocks_format gave, uint8[stop - start, bytes]."""
+        raise NotImplementedError
+
+    def values(self) -> Array:
+        """The tensor, as float32 or the bits of bfloat16. LoadError also when a value is not finite."""
+        short = self.dtype() == "BF16"
+        out = np.empty((int(np.prod(self.shape[:-1])), self.shape[-1]), np.uint16 if short else np.float32)
         with np.errstate(all="ignore"):
             for start, stop in self.slices():
-                out[start:stop] = self.rows(start, stop)
-                if not np.isfinite(out[start:stop]).all():
-                    row, column = np.argwhere(~np.isfinite(out[start:stop]))[0].tolist()
+                part = self.rows(start, stop)
+                if not np.isfinite(part).all():
+                    row, column = np.argwhere(~np.isfinite(part))[0].tolist()
                     message = f"the value at row {start + row}, column {column} is not finite"
                     raise LoadError(message, file=self.module.weights.info(self.parts[0]).file, field=self.parts[0])
+                out[start:stop] = part.view(np.uint32) >> 16 if short else part
         return out.reshape(self.shape)
+
+    def all_blocks(self, format: str) -> Bytes:
+        """All rows as blocks: uint8[rows, bytes]. LoadError as `rows`."""
+        return np.concatenate([self.blocks(format, start, stop) for start, stop in self.slices()])
 
 
 class StoredInt(Stored):
-    """A matrix of integer codes in groups."""
+    """A matrix of integer codes in groups. bits: of a code. group: inputs in a group; the last may have fewer."""
+
+    bits: int
+    group: int
 
     @abstractmethod
+    def codes(self, start: int, stop: int) -> Bytes:
+        """Rows start:stop, uint8[stop - start, k], as GroupedInt has them; start is a multiple of ALIGNED."""
+
+    @abstractmethod
+    def scales_zeros(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Those of rows start:stop, [stop - start, groups] each. LoadError for a scale that is not finite."""
+
+    def g_idx(self) -> Array | None:
+        """The group of each input; None if the inputs are in order. LoadError for groups that there are not."""
+        return None
+
     def grouped(self, start: int, stop: int) -> GroupedInt:
-        """Rows start:stop as codes; start is a multiple of ALIGNED. LoadError as `rows`."""
+        """Rows start:stop; start is a multiple of ALIGNED. LoadError as `rows`."""
+        scales, zeros = self.scales_zeros(start, stop)
+        return GroupedInt(self.codes(start, stop), scales, zeros, self.group, self.g_idx())
 
     def rows(self, start: int, stop: int) -> Floats:
         return self.grouped(start, stop).values()
+
+    def blocks_format(self) -> str | None:
+        n, k = self.shape
+        if shared_groups(k, self.group, self.g_idx()) is None:
+            return None
+        return fitting(*self.scales_zeros(0, n), self.bits)
+
+    def blocks(self, format: str, start: int, stop: int) -> Bytes:
+        where = shared_groups(self.shape[1], self.group, self.g_idx())
+        scales, zeros = self.scales_zeros(start, stop)
+        return write(format, self.codes(start, stop), scales[:, where], zeros[:, where])
 
 
 class Scheme(ABC):
@@ -147,14 +193,16 @@ class _Logical:
 class QuantisedWeights(Weights):
     """The logical tensors of a quantised checkpoint, with the interface of safetensors' weights.
 
-    Quantised ones come as F32, in `info` and `array` alike; all others as they are stored. wanted: the names that
-    the model asks for; a bias that is not among them is left out if it is zero, as old GPTQ writers add them to all.
+    Quantised ones come as F32 or, if that is exact, BF16, in `info` and `array` alike, and as blocks where a packed
+    class has the same values; all others come as they are stored. wanted: the names that the model asks for; a bias
+    that is not among them is left out if it is zero, as old GPTQ writers add them to all.
     LoadError for stored tensors that do not fit each other, or if nothing is quantised.
     """
 
     def __init__(self, weights: Weights, scheme: Scheme, wanted: Iterable[str]) -> None:
         self._weights, self.scheme = weights, scheme
         self._names: dict[str, _Logical | None] = {}
+        self._types: dict[str, tuple[str, str | None]] = {}
         held: set[str] = set()
         for name in weights:
             mark = next((mark for mark in scheme.marks if name.endswith(mark)), None)
@@ -213,12 +261,29 @@ class QuantisedWeights(Weights):
     def info(self, name: str) -> TensorInfo:
         """As safetensors.Weights.info; dtype and shape are those of `array`, nbytes what is stored."""
         logical = self._names.get(name)
-        return logical.info if logical is not None else self._weights.info(name)
+        return self._weights.info(name) if logical is None else replace(logical.info, dtype=self._type(name)[0])
+
+    def _type(self, name: str) -> tuple[str, str | None]:
+        """dtype and blocks_format of a quantised tensor. LoadError."""
+        logical = self._names[name]
+        assert logical is not None
+        if name not in self._types:
+            flat = len(logical.stored.shape) == 2
+            self._types[name] = logical.stored.dtype(), logical.stored.blocks_format() if flat else None
+        return self._types[name]
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The tensor's values: expanded, or a view of the file. LoadError for values that the format has not."""
         logical = self._names.get(name)
         return logical.stored.values() if logical is not None else self._weights.array(name)
+
+    def blocks_format(self, name: str) -> str | None:
+        return None if self._names.get(name) is None else self._type(name)[1]
+
+    def blocks(self, name: str) -> np.ndarray[Any, Any]:
+        """The rows as blocks of the packed class blocks_format: uint8[rows, bytes], the values bit for bit."""
+        logical, format = self._names.get(name), self.blocks_format(name)
+        return self._weights.blocks(name) if logical is None or format is None else logical.stored.all_blocks(format)
 
     def stored(self, name: str) -> Stored | None:
         """How a quantised tensor is held (StoredInt: as codes, for whoever computes with them); None: plainly."""
