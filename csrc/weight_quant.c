@@ -6,6 +6,7 @@
 #include "context.h"
 #include "format.h"
 #include "quant.h"
+#include <stddef.h>
 #include <string.h>
 
 typedef struct super {
@@ -37,31 +38,32 @@ static void raise_codes(const uint8_t *p, int n, int bits, int by, uint8_t *code
         for (int i = 0; i < n; i++, code++) *code = (uint8_t)(*code | (p[i] >> shift & ((1 << bits) - 1)) << by);
 }
 
-/* Blocks of 32: b of the superblock. */
+/* Blocks of 32: where the codes begin. */
+static int codes_at(lw_format format)
+{
+    return format == LW_MXFP4 ? 1 : format == LW_Q4_1 || format == LW_Q5_1 ? 4 : 2;
+}
+
+/* The scales of block b of the superblock. */
+static void read_small_scales(lw_format format, const uint8_t *p, int b, super *s)
+{
+    s->d[b] = format == LW_MXFP4 ? p[0] : get16(p);
+    if (format == LW_Q4_1 || format == LW_Q5_1) s->m[b] = get16(p + 2);
+}
+
 static void read_small(lw_format format, const uint8_t *p, int b, super *s)
 {
     uint8_t *code = s->code + 32 * b;
-    if (format == LW_MXFP4) {
-        s->d[b] = p[0];
-        fields(p + 1, 16, 4, code);
-        return;
-    }
-    s->d[b] = get16(p);
-    p += 2;
+    read_small_scales(format, p, b, s);
+    p += codes_at(format);
     if (format == LW_Q8_0) {
         for (int i = 0; i < 32; i++) code[i] = p[i] ^ 0x80;
-        return;
-    }
-    if (format == LW_Q4_1 || format == LW_Q5_1) {
-        s->m[b] = get16(p);
-        p += 2;
-    }
-    if (format == LW_Q5_0 || format == LW_Q5_1) {
+    } else if (format == LW_Q5_0 || format == LW_Q5_1) {
         fields(p + 4, 16, 4, code);
         for (int i = 0; i < 32; i++) code[i] |= (uint8_t)((p[i / 8] >> i % 8 & 1) << 4);
-        return;
+    } else {
+        fields(p, 16, 4, code);
     }
-    fields(p, 16, 4, code);
 }
 
 /* 6-bit scales and minima of Q4_K and Q5_K. */
@@ -73,6 +75,13 @@ static void read_k6(const uint8_t *p, super *s)
         s->min[j] = p[j + 4] & 63;
         s->min[j + 4] = (uint8_t)(p[j + 8] >> 4 | (p[j + 4] >> 6) << 4);
     }
+}
+
+static void read_k_scales(const uint8_t *p, super *s)
+{
+    s->d[0] = get16(p);
+    s->m[0] = get16(p + 2);
+    read_k6(p + 4, s);
 }
 
 static void read_large(lw_format format, const uint8_t *p, super *s)
@@ -87,9 +96,7 @@ static void read_large(lw_format format, const uint8_t *p, super *s)
         break;
     case LW_Q4_K:
     case LW_Q5_K:
-        s->d[0] = get16(p);
-        s->m[0] = get16(p + 2);
-        read_k6(p + 4, s);
+        read_k_scales(p, s);
         p += format == LW_Q5_K ? 48 : 16;
         for (int i = 0; i < 4; i++) fields(p + 32 * i, 32, 4, s->code + 64 * i);
         if (format == LW_Q5_K) raise_codes(p - 32, 32, 1, 4, s->code);
@@ -342,22 +349,48 @@ int64_t lw_weight_row_bytes(const lw_weight *w)
     return w->k / q->source_block * q->source_bytes;
 }
 
+/* n bytes, the low nibbles of all before the high ones, into 2n / 8 lines: as fields and put_codes would do it, in fewer steps. */
+static void put_nibbles(const uint8_t *p, int n, uint8_t *lines)
+{
+    uint8_t *high = lines + n / 8 * LW_LINE;
+    for (int i = 0; i < n / 8; i++) {
+        uint32_t a = word(p + 8 * i), b = word(p + 8 * i + 4);
+        put(lines + LW_LINE * i, (a & 0x0f0f0f0f) | (b & 0x0f0f0f0f) << 4);
+        put(high + LW_LINE * i, (a >> 4 & 0x0f0f0f0f) | (b & 0xf0f0f0f0));
+    }
+}
+
+/* n values of a row into its lane of a superblock. */
+static void pack_lane(lw_format format, const uint8_t *from, int n, int lane, unsigned char *out)
+{
+    const lw_quant *q = lw_quant_of(format);
+    super s;
+    uint8_t *lines = out + q->header + 4 * lane;
+    memset(s.d, 0, sizeof s - offsetof(super, d));
+    if (format == LW_Q4_K) {
+        read_k_scales(from, &s);
+        for (int i = 0; i < 4; i++) put_nibbles(from + 16 + 32 * i, 32, lines + 2 * i * q->piece);
+    } else if (q->source_block == 32 && q->piece == 4 * LW_LINE) {
+        for (int b = 0; b < n / 32; b++, from += q->source_bytes) {
+            read_small_scales(format, from, b, &s);
+            put_nibbles(from + codes_at(format), 16, lines + b * q->piece);
+        }
+    } else {
+        if (q->source_block == LW_SUPER) read_large(format, from, &s);
+        else for (int b = 0; b < n / 32; b++) read_small(format, from + b * q->source_bytes, b, &s);
+        for (int i = 0; i < n / LW_PIECE; i++) put_codes((lw_code)q->code, s.code + LW_PIECE * i, lines + i * q->piece);
+    }
+    put_scales((lw_scales)q->scales, &s, lane, out);
+}
+
 /* All lanes of a superblock before the next one: its lines stay in L1 while they are put together. */
 void lw_quant_pack_panel(lw_format format, int64_t k, const unsigned char *const rows[LW_LANES], unsigned char *panel)
 {
     const lw_quant *q = lw_quant_of(format);
     for (int64_t at = 0; at < k; at += LW_SUPER) {
-        int n = (int)lw_min(LW_SUPER, k - at);
         int64_t from = at / q->source_block * q->source_bytes;
-        for (int lane = 0; lane < LW_LANES; lane++) {
-            if (!rows[lane]) continue;
-            super s = {0};
-            if (q->source_block == LW_SUPER) read_large(format, rows[lane] + from, &s);
-            else for (int b = 0; b < n / 32; b++) read_small(format, rows[lane] + from + b * q->source_bytes, b, &s);
-            put_scales((lw_scales)q->scales, &s, lane, panel);
-            for (int i = 0; i < n / LW_PIECE; i++)
-                put_codes((lw_code)q->code, s.code + LW_PIECE * i, panel + q->header + i * q->piece + 4 * lane);
-        }
+        for (int lane = 0; lane < LW_LANES; lane++)
+            if (rows[lane]) pack_lane(format, rows[lane] + from, (int)lw_min(LW_SUPER, k - at), lane, panel);
         panel += q->header + 8 * q->piece;
     }
 }
