@@ -88,6 +88,9 @@ class Field:
         return common.interleave(chosen, self.args.repeat, self.args.seconds, rotate=False, warm=True), tried
 
     def rows(self, what: list[Case]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """A row a case, and the limits of the run."""
+        if not what:
+            return [], {}
         measured, tried = self.measure(what)
         peaks = {
             limit: common.median([v for key, vs in measured.items() if key.startswith(f"limit {limit}|") for v in vs])

@@ -67,6 +67,16 @@ def test_runs(tmp_path: Path) -> None:
     assert run["load"]["lanewise"]["peak_bytes"] > file.stat().st_size
 
 
+def test_runs_without_cases(tmp_path: Path) -> None:
+    folder, file = tmp_path / "tiny", tmp_path / "tiny.gguf"
+    make_model.write_model(folder, make_model.SHAPES["tiny"] | {"num_hidden_layers": 1}, "float32")
+    quantize_model(folder, file, type="q8", tokenizer=False)
+    command = [sys.executable, str(BENCH / "compare.py"), str(file), "--repeat", "1", "--what", "load"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "load to first token" in done.stdout
+
+
 def test_refuses_unknown_cases(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "compare.py"), str(tmp_path / "a.gguf"), "--what", "prefil"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
