@@ -65,20 +65,15 @@ def median(values: list[float]) -> float:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], float]],
-    repeat: int,
-    seconds: float = 100.0,
-    rotate: bool = True,
-    warm: bool = False,
+    contenders: Mapping[str, Callable[[], float]], repeat: int, seconds: float = 100.0, rotate: bool = True
 ) -> dict[str, list[float]]:
     """Each contender once a round; returns what each gave (seconds, or a rate), the first round not counted.
 
     rotate: another contender begins in each round, so that none always runs on the heat that another left.
-    warm: the contenders have run before, every round counts.
     """
     values: dict[str, list[float]] = {name: [] for name in contenders}
     names, begin = list(contenders), time.monotonic()
-    for round_ in range(1 if warm else 0, repeat + 1):
+    for round_ in range(repeat + 1):
         order = names[round_ % len(names) :] + names[: round_ % len(names)] if rotate else names
         measured = {name: contenders[name]() for name in order}
         if round_ or repeat == 0:

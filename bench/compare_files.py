@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from lanewise.cli.bench import Work
 
 OURS = "lanewise"
 STEPS = 16  # of several sequences together
+TRIES = 3  # of a round, until
+STEADY = 0.15  # is the most by which the bandwidth before and after it may differ
 PROMPT = 512  # tokens after which the peak of memory is read
 WHAT = ("prefill", "decode", "deep", "batch", "load")
 
@@ -46,12 +49,41 @@ def ideal(work: Work, case: Case, peaks: dict[str, float]) -> tuple[float, str]:
     )
 
 
+@dataclass(slots=True)
+class Round:
+    """Seconds of each side, and operations and bytes a second around them; steady: as much before as afterwards."""
+
+    seconds: dict[str, float]
+    peaks: dict[str, float]
+    steady: bool
+
+
+def row(case: Case, work: Work, rounds: list[Round]) -> dict[str, Any]:
+    """Figures of a case: medians; ratios and fractions of limits are taken in each round, for the limits move."""
+    rounds = [r for r in rounds if r.steady] or rounds
+    tokens, sides = case.tokens * case.sequences, list(rounds[0].seconds)
+    ideals = [ideal(work, case, r.peaks) for r in rounds]
+    return {
+        "case": case.name, "tokens": tokens, "rounds": len(rounds), "steady": rounds[0].steady,
+        "tokens_per_second": {name: tokens / common.median([r.seconds[name] for r in rounds]) for name in sides},
+        "ratio": {name: common.median([r.seconds[name] / r.seconds[OURS] for r in rounds]) for name in sides[1:]},
+        "limits": {name: common.median([r.peaks[name] for r in rounds]) for name in rounds[0].peaks},
+        "limit": statistics.mode(which for _, which in ideals),
+        "limit_tokens_per_second": tokens / common.median([least for least, _ in ideals]),
+        "fraction_of_limit": {
+            name: common.median([least / r.seconds[name] for r, (least, _) in zip(rounds, ideals, strict=True)])
+            for name in sides
+        },
+        "seconds": {name: [r.seconds[name] for r in rounds] for name in sides},
+        "read": [r.peaks["read"] for r in rounds],
+    }  # fmt: skip
+
+
 class Field:
     """One file: a process for each side, the cases in turn, the better variant of each side going on."""
 
     def __init__(self, file: Path, args: argparse.Namespace, limits: common.Limits) -> None:
-        self.file, self.args, self.limits = file, args, limits
-        self.threads = limits.context.threads
+        self.file, self.args, self.threads = file, args, limits.context.threads
         self.how = {"kv_dtype": args.kv_dtype, "isa": args.isa}
         self.workers = {name: Worker(name, file, self.threads, self.how, make=make) for name in SIDES}
         self.facts: dict[str, Any] = {}
@@ -64,56 +96,48 @@ class Field:
                 sys.stderr.write(f"{name} is left out: {error}\n")
                 del self.workers[name]
         self.work = Work(self.facts[OURS]["info"], self.facts[OURS]["cache_per_token"])
+        what = (self.work.arithmetic, "read")
+        self.limits = {name.removeprefix("limit "): run for name, run in limits.contenders(*what).items()}
 
-    def measure(self, what: list[Case]) -> tuple[dict[str, list[float]], dict[str, float]]:
-        """Values by contender, `case|side|variant` or a limit; and what the first round gave, which chose variants."""
-        runs: dict[str, Callable[[], float]] = {}
-        for case in what:
-            for name, worker in self.workers.items():
-                for variant in self.facts[name]["variants"]:
-                    runs[f"{case.name}|{name}|{variant}"] = lambda w=worker, c=case, v=variant: w.ask("turn", c, v)
-        tried = {key: values[0] for key, values in common.interleave(runs, 0).items()}
-        chosen: dict[str, Callable[[], float]] = {}
-        limits = self.limits.contenders(self.work.arithmetic, "read")
-        for case in what:
-            chosen |= {f"{limit}|{case.name}": run for limit, run in limits.items()}
-            for name in self.workers:
-                best = min((key for key in tried if key.startswith(f"{case.name}|{name}|")), key=lambda k: tried[k])
-                chosen[best] = runs[best]
-        for case in what:
-            for name, worker in self.workers.items():
-                for variant in self.facts[name]["variants"]:
-                    if f"{case.name}|{name}|{variant}" not in chosen:
-                        worker.ask("drop", case, variant)
-        return common.interleave(chosen, self.args.repeat, self.args.seconds, rotate=False, warm=True), tried
+    def variants(self, case: Case) -> tuple[dict[str, str], dict[str, float]]:
+        """The better variant of each side, and tokens/s of each in this first turn, which does not count."""
+        found: dict[str, str] = {}
+        speeds: dict[str, float] = {}
+        for name, worker in self.workers.items():
+            seconds = {variant: worker.ask("turn", case, variant) for variant in self.facts[name]["variants"]}
+            found[name] = min(seconds, key=lambda variant: seconds[variant])
+            speeds |= {f"{name} {v}".strip(): case.tokens * case.sequences / s for v, s in seconds.items()}
+            for variant in seconds:
+                if variant != found[name]:
+                    worker.ask("drop", case, variant)
+        return found, speeds
 
-    def rows(self, what: list[Case]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """A row a case, and the limits of the run."""
-        if not what:
-            return [], {}
-        measured, tried = self.measure(what)
-        peaks = {
-            limit: common.median([v for key, vs in measured.items() if key.startswith(f"limit {limit}|") for v in vs])
-            for limit in (self.work.arithmetic, "read")
-        }
-        rows = []
-        for case in what:
-            tokens = case.tokens * case.sequences
-            keys = {name: key for name in self.workers for key in measured if key.startswith(f"{case.name}|{name}|")}
-            seconds = {name: measured[key] for name, key in keys.items()}
-            speed = {name: tokens / common.median(values) for name, values in seconds.items()}
-            least, limit = ideal(self.work, case, peaks)
-            rows.append({
-                "case": case.name, "tokens": tokens, "tokens_per_second": speed,
-                "ratio": {name: speed[OURS] / other for name, other in speed.items() if name != OURS},
-                "limit": limit, "limit_tokens_per_second": tokens / least,
-                "fraction_of_limit": {name: value * least / tokens for name, value in speed.items()},
-                "variant": {name: key.split("|")[2] for name, key in keys.items() if key.split("|")[2]},
-                "first_round": {key.split("|", 1)[1]: tokens / s for key, s in tried.items()
-                                if key.split("|")[0] == case.name},
-                "seconds": seconds,
-            })  # fmt: skip
-        return rows, peaks
+    def round(self, case: Case, variant: dict[str, str]) -> Round:
+        """All sides once, the limits around them; again where the bandwidth counts and was another afterwards."""
+        for _ in range(TRIES):
+            peak, before = (self.limits[name]() for name in (self.work.arithmetic, "read"))
+            seconds = {name: worker.ask("turn", case, variant[name]) for name, worker in self.workers.items()}
+            after = self.limits["read"]()
+            peaks = {self.work.arithmetic: peak, "read": (before + after) / 2}
+            reading = ideal(self.work, case, peaks)[1] == "read bandwidth"
+            if steady := not reading or abs(before - after) < STEADY * min(before, after):
+                break
+        return Round(seconds, peaks, steady)
+
+    def rows(self, what: list[Case]) -> list[dict[str, Any]]:
+        """A row a case."""
+        variants = {case: self.variants(case) for case in what}
+        rounds: dict[Case, list[Round]] = {case: [] for case in what}
+        begin = time.monotonic()
+        for _ in range(self.args.repeat):
+            for case in what:
+                rounds[case].append(self.round(case, variants[case][0]))
+            if time.monotonic() - begin > self.args.seconds:
+                break
+        return [
+            row(case, self.work, rounds[case]) | {"variant": variants[case][0], "first_turn": variants[case][1]}
+            for case in what
+        ]
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -144,24 +168,23 @@ class Field:
         }
 
 
-def page(field: Field, rows: list[dict[str, Any]], first: dict[str, Any], peaks: dict[str, float]) -> str:
+def page(field: Field, rows: list[dict[str, Any]], first: dict[str, Any]) -> str:
     """The tables of one file."""
     info, others = field.facts[OURS]["info"], [name for name in field.workers if name != OURS]
     formats = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in info["formats"].items())
     text = f"{field.file.name}: {info['parameters']:,} parameters, {formats}; keys and values {info['kv_dtype']}; "
     text += f"{info['isa']}, {field.threads} threads; tokens/s\n"
     if rows:
-        rates = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in peaks.items())
-        text += f"limits of this run: {rates} (Gop/s, GB/s)\n"
         cells = [
-            [row["case"], *(row["tokens_per_second"][name] for name in (OURS, *others)),
-             *(f"{row['ratio'][name]:.2f}x" for name in others), row["limit_tokens_per_second"],
-             *(f"{row['fraction_of_limit'][name]:.0%}" for name in (OURS, *others)), row["limit"],
-             "; ".join(row["variant"].values()) or "-"]
-            for row in rows
+            [r["case"] + ("" if r["steady"] else " !"), *(r["tokens_per_second"][name] for name in (OURS, *others)),
+             *(f"{r['ratio'][name]:.2f}x" for name in others), r["limit_tokens_per_second"],
+             *(f"{r['fraction_of_limit'][name]:.0%}" for name in (OURS, *others)), r["limit"],
+             r["limits"][field.work.arithmetic] / 1e9, r["limits"]["read"] / 1e9,
+             "; ".join(v for v in r["variant"].values() if v) or "-"]
+            for r in rows
         ]  # fmt: skip
         head = ["", OURS, *others, *(f"/ {name}" for name in others), "limit", *(f"{n} of it" for n in (OURS, *others))]
-        text += common.table([*head, "which", "variant"], cells)
+        text += common.table([*head, "which", f"{field.work.arithmetic} Gop/s", "read GB/s", "variant"], cells)
     if first:
         cells = [[name, v["seconds"], v["peak_bytes"] / 1e6, f"{v['peak_over_file']:.2f}"] for name, v in first.items()]
         text += common.table(["fresh process", "load to first token, s", "peak MB", "over file"], cells)
@@ -176,14 +199,14 @@ def run(args: argparse.Namespace) -> None:
     for file in args.source:
         field = Field(file, args, limits)
         try:
-            rows, peaks = field.rows(cases(args))
+            rows = field.rows(cases(args))
             field.close()  # before others load: memory
             first = field.first() if "load" in args.what else {}
         finally:
             field.close()
-        text += page(field, rows, first, peaks)
+        text += page(field, rows, first)
         facts = {name: value for name, value in field.facts.items() if name != OURS}
         info = {key: value for key, value in field.facts[OURS]["info"].items() if key != "source"}
         runs.append({"file": file.name, "file_bytes": file.stat().st_size, "model": info, "peers": facts,
-                     "limits": peaks, "rows": rows, "load": first})  # fmt: skip
+                     "rows": rows, "load": first})  # fmt: skip
     common.finish(args, limits.context, "compare", {"runs": runs}, text)

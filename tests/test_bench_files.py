@@ -49,6 +49,21 @@ def test_arithmetic_is_that_of_most_weights() -> None:
     assert Work({**floats, "bf16_dot": True}, 8).arithmetic == "bfloat16"
 
 
+def test_rounds_are_compared_one_by_one() -> None:
+    """The bandwidth of a virtual machine may double from one minute to the next; sums over both would say nothing."""
+    work, case = Work(INFO, 8), Case("decode", 2)
+    slow = compare_files.Round({"lanewise": 2.0, "llama.cpp": 3.0}, {"int8": 1e12, "read": 4e3}, True)
+    fast = compare_files.Round({"lanewise": 1.0, "llama.cpp": 2.0}, {"int8": 1e12, "read": 8e3}, True)
+    disturbed = compare_files.Round({"lanewise": 9.0, "llama.cpp": 1.0}, {"int8": 1e12, "read": 1e3}, False)
+    found = compare_files.row(case, work, [slow, fast, disturbed])
+    assert found["ratio"] == {"llama.cpp": pytest.approx(1.75)}
+    least = 2 * 3000 + 8 * 3
+    assert found["fraction_of_limit"]["lanewise"] == pytest.approx((least / 4e3 / 2.0 + least / 8e3 / 1.0) / 2)
+    assert found["tokens_per_second"]["llama.cpp"] == pytest.approx(2 / 2.5)
+    assert (found["rounds"], found["steady"]) == (2, True)
+    assert compare_files.row(case, work, [disturbed])["steady"] is False
+
+
 def test_runs(tmp_path: Path) -> None:
     folder, file = tmp_path / "tiny", tmp_path / "tiny.gguf"
     make_model.write_model(folder, make_model.SHAPES["tiny"] | {"num_hidden_layers": 1}, "float32")
