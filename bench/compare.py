@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2048, help="of files: tokens before those that are decoded")
     parser.add_argument("--sequences", type=numbers, default=[8, 32], help="of files: decoded together")
     parser.add_argument("--kv-dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of files")
+    parser.add_argument("--openvino", type=Path, nargs="*", default=[], help="of files: exported folders, beside them")
     args = parser.parse_args()
     if unknown := set(args.what) - set(compare_files.WHAT):
         parser.error(f"--what: {', '.join(sorted(unknown))} is none of {', '.join(compare_files.WHAT)}")

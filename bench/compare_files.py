@@ -85,7 +85,8 @@ class Field:
     def __init__(self, file: Path, args: argparse.Namespace, limits: common.Limits) -> None:
         self.file, self.args, self.threads = file, args, limits.context.threads
         self.how = {"kv_dtype": args.kv_dtype, "isa": args.isa}
-        self.workers = {name: Worker(name, file, self.threads, self.how, make=make) for name in SIDES}
+        self.paths = dict.fromkeys(SIDES, file) | {f"OpenVINO {path.name}": path for path in args.openvino}
+        self.workers = {n: Worker(n, path, self.threads, self.how, make=make) for n, path in self.paths.items()}
         self.facts: dict[str, Any] = {}
         for name, worker in list(self.workers.items()):
             try:
@@ -151,7 +152,7 @@ class Field:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in self.workers}
         for _ in range(self.args.repeat):
             for name, values in found.items():
-                worker = Worker(name, self.file, self.threads, self.how, PROMPT, make=First)
+                worker = Worker(name, self.paths[name], self.threads, self.how, PROMPT, make=First)
                 try:
                     values.append(worker.hello())
                 finally:

@@ -226,18 +226,28 @@ class LlamaCpp:
 SIDES: dict[str, Any] = {"lanewise": Lanewise, "llama.cpp": LlamaCpp}
 
 
+def side(name: str) -> Any:
+    """The class of a side; libraries are imported where they are used."""
+    if name.startswith("OpenVINO"):
+        import openvino  # noqa: F401  importing is not loading
+        from sides_openvino import OpenVino
+
+        return OpenVino
+    if name == "llama.cpp":
+        import llama_cpp  # noqa: F401
+    return SIDES[name]
+
+
 def make(name: str, *arguments: Any) -> Any:
     """A side, in its own process."""
-    return SIDES[name](*arguments)
+    return side(name)(*arguments)
 
 
 class First:
     """A fresh process that loads and answers once."""
 
     def __init__(self, name: str, file: Path, threads: int | None, how: dict[str, Any], prompt: int) -> None:
-        if name == "llama.cpp":
-            import llama_cpp  # noqa: F401  importing is not loading
-        self.found: dict[str, float] = SIDES[name].first_token(file, threads, how, prompt)
+        self.found: dict[str, float] = side(name).first_token(file, threads, how, prompt)
 
     def hello(self) -> dict[str, float]:
         return self.found
