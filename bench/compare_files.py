@@ -85,7 +85,9 @@ class Field:
     def __init__(self, file: Path, args: argparse.Namespace, limits: common.Limits) -> None:
         self.file, self.args, self.threads = file, args, limits.context.threads
         self.how = {"kv_dtype": args.kv_dtype, "isa": args.isa}
-        self.paths = dict.fromkeys(SIDES, file) | {f"OpenVINO {path.name}": path for path in args.openvino}
+        self.paths = dict.fromkeys(SIDES, file) | {
+            f"OpenVINO {path.name.rpartition('-')[2]}": path for path in args.openvino
+        }
         self.workers = {n: Worker(n, path, self.threads, self.how, make=make) for n, path in self.paths.items()}
         self.facts: dict[str, Any] = {}
         for name, worker in list(self.workers.items()):
@@ -174,18 +176,26 @@ def page(field: Field, rows: list[dict[str, Any]], first: dict[str, Any]) -> str
     info, others = field.facts[OURS]["info"], [name for name in field.workers if name != OURS]
     formats = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in info["formats"].items())
     text = f"{field.file.name}: {info['parameters']:,} parameters, {formats}; keys and values {info['kv_dtype']}; "
-    text += f"{info['isa']}, {field.threads} threads; tokens/s\n"
+    text += f"{info['isa']}, {field.threads} threads\n"
     if rows:
-        cells = [
-            [r["case"] + ("" if r["steady"] else " !"), *(r["tokens_per_second"][name] for name in (OURS, *others)),
-             *(f"{r['ratio'][name]:.2f}x" for name in others), r["limit_tokens_per_second"],
-             *(f"{r['fraction_of_limit'][name]:.0%}" for name in (OURS, *others)), r["limit"],
-             r["limits"][field.work.arithmetic] / 1e9, r["limits"]["read"] / 1e9,
-             "; ".join(v for v in r["variant"].values() if v) or "-"]
-            for r in rows
-        ]  # fmt: skip
-        head = ["", OURS, *others, *(f"/ {name}" for name in others), "limit", *(f"{n} of it" for n in (OURS, *others))]
-        text += common.table([*head, "which", f"{field.work.arithmetic} Gop/s", "read GB/s", "variant"], cells)
+        sides = [OURS, *others]
+        text += common.table(
+            ["tokens/s", *sides, "limit", "which", f"{field.work.arithmetic} Gop/s", "read GB/s", "variant"],
+            [
+                [r["case"] + ("" if r["steady"] else " !"), *(r["tokens_per_second"][name] for name in sides),
+                 r["limit_tokens_per_second"], r["limit"], r["limits"][field.work.arithmetic] / 1e9,
+                 r["limits"]["read"] / 1e9, "; ".join(v for v in r["variant"].values() if v) or "-"]
+                for r in rows
+            ],
+        )  # fmt: skip
+        text += common.table(
+            ["", *(f"over {name}" for name in others), *(f"{name} of limit" for name in sides)],
+            [
+                [r["case"], *(f"{r['ratio'][name]:.2f}x" for name in others),
+                 *(f"{r['fraction_of_limit'][name]:.0%}" for name in sides)]
+                for r in rows
+            ],
+        )  # fmt: skip
     if first:
         cells = [[name, v["seconds"], v["peak_bytes"] / 1e6, f"{v['peak_over_file']:.2f}"] for name, v in first.items()]
         text += common.table(["fresh process", "load to first token, s", "peak MB", "over file"], cells)
