@@ -1,9 +1,11 @@
-"""A model folder here and in PyTorch/transformers, in turn: our prefill, theirs, our decode, theirs.
+"""A model here and elsewhere, in turn: a folder in PyTorch/transformers, a GGUF file in llama.cpp.
 
-    python bench/compare.py FOLDER [--dtype bfloat16,float32] [--prefill 512] [--decode 32] [--gguf FILE]
+    python bench/compare.py FOLDER [--dtype bfloat16,float32] [--prefill 512] [--decode 64]
+    python bench/compare.py FILE.gguf ... [--what prefill,decode,deep,batch,load] [--depth 2048] [--sequences 8,32]
 
-Rounds are interleaved, medians count, a ratio is ours over theirs in the same run. --gguf adds llama.cpp, through
-llama-cpp-python.
+Rounds are interleaved, medians count, a ratio is ours over theirs in the same run. Files: decode also after --depth
+tokens and with several sequences together (128 tokens each before), the better of llama.cpp's two kinds of attention;
+load: seconds from loading to the first token and the peak of memory, in fresh processes, the file in the page cache.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import compare_files
 from run import Run
 
 
@@ -49,30 +52,6 @@ class Torch:
         return time.perf_counter() - begin
 
 
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python; whatever format the file has."""
-
-    def __init__(self, file: Path, threads: int, context: int, ids: Any) -> None:
-        from llama_cpp import Llama
-
-        self.model = Llama(
-            str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False
-        )
-        self.ids = [int(i) % self.model.n_vocab() for i in ids[:context]]
-
-    def prefill(self, n: int) -> float:
-        self.model.reset()
-        begin = time.perf_counter()
-        self.model.eval(self.ids[:n])
-        return time.perf_counter() - begin
-
-    def decode(self, n: int) -> float:
-        begin = time.perf_counter()
-        for i in range(n):
-            self.model.eval(self.ids[i : i + 1])
-        return time.perf_counter() - begin
-
-
 class Ours:
     """lanewise behind the same two methods."""
 
@@ -89,12 +68,10 @@ class Ours:
 
 def compare(args: argparse.Namespace, dtype: str, limits: common.Limits) -> tuple[dict[str, Any], str]:
     """Figures and text for one dtype."""
-    run = Run(args.folder, dtype=dtype, threads=args.threads, isa=args.isa)
+    run = Run(args.source[0], dtype=dtype, threads=args.threads, isa=args.isa)
     threads, n, d = run.model.threads, args.prefill, args.decode
     sides: dict[str, Any] = {"lanewise": Ours(run)}
-    sides["transformers"] = Torch(args.folder, dtype, threads, run.ids)
-    if args.gguf:
-        sides["llama.cpp"] = LlamaCpp(args.gguf, threads, n + d + 64, run.ids)
+    sides["transformers"] = Torch(args.source[0], dtype, threads, run.ids)
     contenders: dict[str, Callable[[], float]] = limits.contenders(run.arithmetic, "read")
     contenders |= {f"{name} prefill": lambda side=side: side.prefill(n) for name, side in sides.items()}
     contenders |= {f"{name} decode": lambda side=side: side.decode(d) for name, side in sides.items()}
@@ -117,21 +94,40 @@ def compare(args: argparse.Namespace, dtype: str, limits: common.Limits) -> tupl
             [f"{phase} {tokens}", *speed.values(), *(f"{r:.2f}x" for r in ratios.values()), f"{fractions[phase]:.0%}"]
         )
     others = [f"/ {name}" for name in list(sides)[1:]]
-    text = f"{args.folder.name}, {dtype}, {run.model.isa}, {threads} threads, tokens/s\n"
+    text = f"{args.source[0].name}, {dtype}, {run.model.isa}, {threads} threads, tokens/s\n"
     text += common.table(["", *sides, *others, "of our limit"], cells) + "\n"
     run.model.close()
     return {"dtype": dtype, "formats": run.model.formats, "limits": peaks, "rows": rows}, text
 
 
+def names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = common.arguments(__doc__ or "", repeat=3)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--dtype", type=lambda text: text.split(","), default=["bfloat16"], help="bfloat16,float32")
+    parser.add_argument("source", type=Path, nargs="+", help="one folder, or GGUF files")
     parser.add_argument("--prefill", type=int, default=512)
-    parser.add_argument("--decode", type=int, default=32)
-    parser.add_argument("--gguf", type=Path, help="a GGUF file of the same model for llama-cpp-python")
+    parser.add_argument("--decode", type=int, default=64)
+    parser.add_argument("--dtype", type=names, default=["bfloat16"], help="of a folder: bfloat16,float32")
+    parser.add_argument("--what", type=names, default=list(compare_files.WHAT), help="of files; default: all")
+    parser.add_argument("--depth", type=int, default=2048, help="of files: tokens before those that are decoded")
+    parser.add_argument("--sequences", type=numbers, default=[8, 32], help="of files: decoded together")
+    parser.add_argument("--kv-dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of files")
+    parser.add_argument("--openvino", type=Path, nargs="*", default=[], help="of files: exported folders, beside them")
     args = parser.parse_args()
+    if unknown := set(args.what) - set(compare_files.WHAT):
+        parser.error(f"--what: {', '.join(sorted(unknown))} is none of {', '.join(compare_files.WHAT)}")
+    if all(path.suffix == ".gguf" for path in args.source):
+        compare_files.run(args)
+        return
+    if len(args.source) > 1:
+        parser.error("one folder, or GGUF files alone")
     limits = common.Limits(args.threads, args.isa)
     figures, text = [], ""
     for dtype in args.dtype:
@@ -139,8 +135,9 @@ def main() -> None:
         figures.append(found)
         text += lines
         gc.collect()
-    peers = common.versions("torch", "transformers", "llama_cpp")
-    common.finish(args, limits.context, "compare", {"model": args.folder.name, "peers": peers, "runs": figures}, text)
+    peers = common.versions("torch", "transformers")
+    data = {"model": args.source[0].name, "peers": peers, "runs": figures}
+    common.finish(args, limits.context, "compare", data, text)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Run:
     @property
     def arithmetic(self) -> str:
         """Which limit the products of this model have."""
-        return "bfloat16" if self.model.dot else "float32"
+        return self.work.arithmetic
 
     def ops(self) -> dict[str, float]:
         """Seconds by kind of op (a product also by its shape) since the last prefill or decode began."""

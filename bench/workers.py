@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -106,15 +107,15 @@ class Bench:
         return max(work / seconds for work, seconds in bursts)
 
 
-def serve(pipe: Connection, library: str, threads: int, isa: str | None) -> None:
-    """The life of a worker: questions by name, answers (worked?, what)."""
+def serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """The life of a worker: makes an object, then calls its methods by name; answers are (worked?, what)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a stopped worker must not outlive its parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    bench: Bench | None = None
+    bench: Any = None
     question: tuple[Any, ...] = ("hello",)
     while True:
         try:
-            bench = bench or Bench(library, threads, isa)
+            bench = make(*arguments) if bench is None else bench
             answer = True, getattr(bench, question[0])(*question[1:])
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
@@ -126,20 +127,19 @@ def serve(pipe: Connection, library: str, threads: int, isa: str | None) -> None
 
 
 class Worker:
-    """The parent's side."""
+    """The parent's side of a process that holds `make(library, *arguments)`, an object with a method `hello`."""
 
-    def __init__(self, library: str, threads: int, isa: str | None) -> None:
+    def __init__(self, library: str, *arguments: Any, make: Callable[..., Any] = Bench) -> None:
         self.library = library
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, library, threads, isa), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, make, (library, *arguments)), daemon=True)
         self.process.start()
         theirs.close()
 
-    def hello(self) -> tuple[str, list[tuple[str, str]]]:
-        """What the library is and its contenders; waits until it is loaded."""
-        found: tuple[str, list[tuple[str, str]]] = self._answer()
-        return found
+    def hello(self) -> Any:
+        """What the object says of itself (of a library: what it is and its contenders); waits until it is made."""
+        return self._answer()
 
     def ask(self, *question: Any) -> Any:
         if self.process.pid is None or not self.process.is_alive():

@@ -1,6 +1,7 @@
 """Measure what quantising costs, and write the tables of docs/quantisation.md.
 
     python tools/measure_quantisation.py quality NAME MODEL TEXT   # perplexity, KL divergence, agreement per type
+    python tools/measure_quantisation.py wide NAME MODEL TEXT      # the same for blocks of 256, laid over the rows
     python tools/measure_quantisation.py errors MODEL ...          # squared error and speed of the quantiser itself
 
 TEXT is a file, or "grammar" for fresh documents of the built-in model's own grammar. The first half of it serves for
@@ -153,6 +154,52 @@ def quality(name: str, model: str, text: str, most: int) -> str:
     return "\n".join(lines)
 
 
+def flattened(plain: Path, target: Path, kind: str, quantize: Any) -> int:
+    """A float32 file with the values that blocks of 256 give; bytes that its matrices would take.
+
+    No width here is a multiple of 256, so a block runs on over the ends of rows. Embedding and head are Q8_0.
+    """
+    size = 0
+    with open_gguf(plain) as source:
+        pairs = {key: value_of(value, source.types[key]) for key, value in source.metadata.items()}
+        declared = [Declared(t.name, "F32", t.shape) for t in source.tensors.values()]
+        with GgufWriter(target, pairs, declared, overwrite=True) as writer:
+            for t in declared:
+                values = np.asarray(source.array(t.name), np.float32)
+                if len(t.shape) == 2:
+                    name = "Q8_0" if t.name in ("token_embd.weight", "output.weight") else kind
+                    blocks = quantize(values.reshape(-1, kind_of(name).block), name, None)
+                    values, size = dequantize_rows(blocks, name), size + blocks.nbytes
+                else:
+                    size += values.nbytes
+                writer.write(t.name, values)
+    return size
+
+
+def wide(name: str, model: str, text: str, most: int) -> str:
+    """The table of one model for blocks of 256."""
+    texts = texts_of(text)
+    with lanewise.load(model) as llm:
+        chunks = chunks_of(llm, texts[len(texts) // 2 :], min(256, llm.context), most)
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder)
+        plain = quantize_model(model, at / "f32.gguf", type="F32", tokenizer=False)
+        figures, reference = compare(at / "f32.gguf", chunks, None)
+        rows = sum(len(ids) for ids in chunks)
+        lines = [f"**{name}**: {plain['weights']:,} weights, {rows:,} tokens, perplexity {figures['ppl']:.4f}"]
+        lines += ["", "| type | bits | quantiser | perplexity | KL (1e-3) | same top token |", "|---" * 6 + "|"]
+        for kind in ("Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K"):
+            for label, quantize in (("lanewise", quantize_rows), ("llama.cpp", peer())):
+                if quantize is None:
+                    continue
+                bits = 8 * flattened(at / "f32.gguf", at / "q.gguf", kind, quantize) / plain["weights"]
+                found, _ = compare(at / "q.gguf", chunks, reference)
+                shown = f"{found['ppl']:.4f} | {found['kl'] * 1e3:.3f} | {found['same']:.2%}"
+                lines.append(f"| {kind} | {bits:.2f} | {label} | {shown} |")
+                print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
 def found_bytes(path: Path) -> int:
     with open_gguf(path) as file:
         return file.nbytes
@@ -233,16 +280,20 @@ def put(name: str, table: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("quality")
-    one.add_argument("name")
-    one.add_argument("model")
-    one.add_argument("text")
-    one.add_argument("--tokens", type=int, default=16384)
+    for command in ("quality", "wide"):
+        one = commands.add_parser(command)
+        one.add_argument("name")
+        one.add_argument("model")
+        one.add_argument("text")
+        one.add_argument("--tokens", type=int, default=16384)
     two = commands.add_parser("errors")
     two.add_argument("models", nargs="*", default=["builtin"])
     options = parser.parse_args()
     if options.command == "quality":
         put(options.name, quality(options.name, options.model, options.text, options.tokens))
+    elif options.command == "wide":
+        table = wide(options.name, options.model, options.text, options.tokens)
+        put(f"{options.name}, blocks of 256", table)
     else:
         put("errors", errors(options.models))
 

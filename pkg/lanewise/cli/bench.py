@@ -62,6 +62,14 @@ class Work:
         read = 1.0 if info["tied"] else 1 - self.head / info["parameters"]  # of an untied embedding one row is read
         self.weight_bytes = info["weight_bytes"] * read
 
+    @property
+    def arithmetic(self) -> str:
+        """Which peak bounds the products: int8 where most of the weights are quantised."""
+        formats = self.info["formats"]
+        if max(formats, key=lambda name: formats[name]) not in ("float32", "bfloat16"):
+            return "int8"
+        return "bfloat16" if self.info["bf16_dot"] else "float32"
+
     def prefill_operations(self, depth: int, tokens: int) -> float:
         """Two per weight and token, two per query, key and dimension for scores and again for values; logits once."""
         per_pair = 4 * self.info["heads"] * self.info["head_dim"]
@@ -94,7 +102,7 @@ def measure(llm: LLM, work: Work, options: argparse.Namespace, limits: dict[str,
             }  # fmt: skip
             if phase == "prefill":
                 rate = work.prefill_operations(depth, tokens) / median
-                kind, unit = "bfloat16" if work.info["bf16_dot"] else "float32", "operations"
+                kind, unit = work.arithmetic, "operations"
             else:
                 rate = work.decode_bytes(depth, tokens) / median
                 kind, unit = "read", "bytes"
