@@ -14,7 +14,8 @@ enum {
     PAIR = 2,                    /* panels of a tile */
     STAGE_BYTES = 32 << 20,      /* quantised activations per pass */
     TASKS_PER_THREAD = 4,
-    AHEAD = 1536                 /* bytes from the line in use to the one to fetch, per panel */
+    AHEAD = 1536,                /* bytes from the line in use to the one to fetch, per panel */
+    FEW_GROUPS = 8               /* the first of so few fetches the next pair while it multiplies; of more, each a slice before */
 };
 
 typedef struct plan {
@@ -67,8 +68,9 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
     int64_t column = pair * PAIR * LW_LANES;
     lw_quant_tile t = {.b = lines, .ldb = (ptrdiff_t)w->panel_bytes, .k = w->k, .form = p->run_form, .ldc = g->ldc,
                        .ldr = g->ldr, .panels = (int)lw_min(PAIR, w->panels - pair * PAIR),
-                       .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .bias = g->bias ? g->bias + column : NULL,
-                       .ahead = AHEAD};
+                       .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .bias = g->bias ? g->bias + column : NULL};
+    const int sliced = buffer || group1 - group0 > FEW_GROUPS;
+    t.ahead = sliced ? AHEAD : (int)(PAIR * w->panel_bytes);
     ALIGN(64) float aside[LW_MAX_ROWS * PAIR * LW_LANES];
     if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
     if (buffer) {
@@ -83,7 +85,7 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
         t.a = p->staged + (size_t)row * p->row_bytes;
         if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
         t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-        for (int64_t i = 0; i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
+        for (int64_t i = 0; sliced && i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
         next += p->slice;            /* the next pair is on its way to L2, a slice with each group */
         if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
         p->kernels->tile_quant(&t);
