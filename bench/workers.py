@@ -6,6 +6,7 @@ contender its time. A library that crashes takes nothing else with it.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -135,6 +136,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, make, (library, *arguments)), daemon=True)
         self.process.start()
+        atexit.register(self.close)  # before that of multiprocessing, which asks politely: one that is stopped cannot hear
         theirs.close()
 
     def hello(self) -> Any:
