@@ -38,7 +38,7 @@ run: build  ## a story from the built-in model, or make run ARGS="chat"
 	$(BIN)/lanewise $(if $(ARGS),$(ARGS),generate --echo "Once upon a time")
 
 test: dev  ## the whole suite but the deep tests: make test TESTS=tests/kernels
-	$(BIN)/python -m pytest $(TESTS) -m "not deep" $(ARGS)
+	$(BIN)/python -m pytest $(TESTS) -m "not deep" -n auto --maxprocesses 8 $(ARGS)
 
 test-deep: dev sanitize  ## every test, with the C tests under sanitizers
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)

@@ -136,7 +136,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, make, (library, *arguments)), daemon=True)
         self.process.start()
-        atexit.register(self.close)  # before that of multiprocessing, which asks politely: one that is stopped cannot hear
+        atexit.register(self.close)  # multiprocessing would ask politely, and one that is stopped cannot hear
         theirs.close()
 
     def hello(self) -> Any:
