@@ -94,9 +94,9 @@ static inline int64_t lw_quant_panel_bytes(const lw_quant *q, int64_t k) {
 }
 
 /* Activations of a row group (R rows), group after group of lw_quant_group(k) values of k, in 4-byte words:
- * R scales (float32), or with `fine` [block][R] of them; the terms of the blocks, [block][R]: with a zero point -zero * sum of the block's codes (int32), with
- * float minima that sum (float32), with integer minima pairs of sums (int16) paired as the minima are; the codes (int8),
- * [4 k][R][4]. */
+ * R scales (float32), or with `fine` [block][R] of them; the terms of the blocks, [block][R]: with a zero point -zero * sum
+ * of the block's codes (int32), with float minima that sum (float32), with integer minima pairs of sums (int16) paired as
+ * the minima are; the codes (int8), [4 k][R][4]. */
 static inline int lw_quant_group(int64_t k) { return k % LW_SUPER ? LW_SUPER / 2 : LW_SUPER; }
 static inline int64_t lw_quant_row_words(const lw_quant *q, int64_t k) {
     int64_t blocks = lw_ceil_div(k, LW_PIECE) * (LW_PIECE / q->block), group = lw_quant_group(k);

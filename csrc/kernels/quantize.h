@@ -1,7 +1,8 @@
 /* quantize.h - activations to int8, for products with quantised weights (../quant.h has the layout).
  *
- * scale = max|x| / 127 and code = x * (127 / max|x|), to nearest even, over each group of k, or with `fine` each block. One whose maximum is below
- * 2^-100 counts as zero; one that holds a NaN or an infinity gets codes 0 and the scale NaN, and with it its whole row. */
+ * scale = max|x| / 127 and code = x * (127 / max|x|), to nearest even, over each group of k, or with `fine` each block. One
+ * whose maximum is below 2^-100 counts as zero; one that holds a NaN or an infinity gets codes 0 and the scale NaN, and
+ * with it its whole row. */
 #ifndef LW_KERNELS_QUANTIZE_H
 #define LW_KERNELS_QUANTIZE_H
 
