@@ -144,3 +144,15 @@ def test_undefined_scalings() -> None:
     ):
         with pytest.raises(ValueError, match="rope scaling"):
             frequencies(theta, dim, scaling, 2048)
+
+
+def test_dynamic_of_one_pair_is_refused_at_once() -> None:
+    """Found by fuzzing: its base divides by dim - 2, which showed only when a longer context was asked for."""
+    with pytest.raises(ValueError, match="at least 4"):
+        make_rope(10000.0, 2, Scaling("dynamic", factor=2.0, original=1024))
+
+
+def test_dynamic_far_beyond_every_finite_frequency() -> None:
+    rope = make_rope(1e36, 64, Scaling("dynamic", factor=8.0, original=2))
+    with pytest.raises(ValueError, match="dynamic rope scaling"):
+        rope.at_context(2**20)

@@ -70,7 +70,10 @@ class Rope:
         return self.scaling if self.scaling.kind == "dynamic" else None
 
     def at_context(self, length: int) -> Rope:
-        """The rope of a model loaded with a context of `length` tokens: itself, unless it is dynamic."""
+        """The rope of a model loaded with a context of `length` tokens: itself, unless it is dynamic.
+
+        Raises ValueError if a dynamic base grows past every finite frequency at that length.
+        """
         if self.dynamic is None:
             return self
         values, factor = frequencies(self.theta, self.dim, self.scaling, length)
@@ -130,6 +133,8 @@ def _linear(theta: float, dim: int, scaling: Scaling, length: int) -> tuple[Floa
 
 
 def _dynamic(theta: float, dim: int, scaling: Scaling, length: int) -> tuple[Floats, float]:
+    if dim < 4:  # the base grows by a power of dim / (dim - 2)
+        raise ValueError(f"the rotary dimension is {dim}, and must be at least 4")
     if length > scaling.original:
         # In a forward the reference has the length as a tensor, so its base is computed in float32.
         stretch = _F(scaling.factor) * _F(length) / _F(scaling.original) - _F(scaling.factor - 1)

@@ -154,7 +154,10 @@ class Spec:
         return sum(2 * layer.attention.kv_heads * layer.attention.head_dim for layer in self.layers)
 
     def with_context(self, length: int) -> Spec:
-        """The same model for a context of `length` tokens: a dynamic rope's frequencies depend on it."""
+        """The same model for a context of `length` tokens: a dynamic rope's frequencies depend on it.
+
+        Raises ValueError for a length under 1, or one at which a dynamic rope has no finite frequencies.
+        """
         if length < 1:
             raise ValueError(f"the context is {length}, not a positive number of tokens")
         return replace(self, context=length, rope=self.rope.at_context(length))
