@@ -164,7 +164,10 @@ def test_a_closed_pipe_is_quiet(model):
 
 
 def test_an_interrupt_is_130(model):
-    process = start("generate", "Once upon a time", "-m", model, "--ignore-eos", "--max-tokens", 400)
+    process = start(
+        "generate", "Once upon a time", "-m", model, "--ignore-eos", "--max-tokens", 400,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()
