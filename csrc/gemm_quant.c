@@ -21,7 +21,7 @@ enum {
 typedef struct plan {
     const lw_gemm_args *g;
     const lw_kernels *kernels;
-    int form, run_form;          /* rows of lw_quants: of the weights; of what tiles read */
+    int form, run_form, act_form;    /* rows of lw_quants: of the weights; of what tiles read; of whom the activations are made */
     int64_t row0, rows;          /* of this pass */
     int64_t groups, low, higher; /* row groups: `low` rows each, one more in the first `higher` */
     int64_t pairs, ranges, blocks, slice;
@@ -39,7 +39,7 @@ static void quantize_group(void *arg, int64_t group, int worker)
     (void)worker;
     const plan *p = arg;
     int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row;
-    p->kernels->quantize(p->form, (int)rows, p->g->w->k, (const float *)p->g->a + (p->row0 + row) * p->g->lda, p->g->lda,
+    p->kernels->quantize(p->act_form, (int)rows, p->g->w->k, (const float *)p->g->a + (p->row0 + row) * p->g->lda, p->g->lda,
                          p->staged + (size_t)row * p->row_bytes);
 }
 
@@ -139,14 +139,17 @@ static void run_task(void *arg, int64_t task, int worker)
         run_pair(p, pair, split(p->groups, p->blocks, block), split(p->groups, p->blocks, block + 1), buffer);
 }
 
-/* From so many rows on expanding pays: it costs about as much as three groups gain where codes are put together from planes,
- * and nibbles alone are nearly free in a tile. */
+/* From so many rows on expanding pays. It costs about as much as three groups gain where codes are put together from planes; more
+ * is gained where scales take work as well, most where they go into the codes. Nibbles with float16 scales gain nothing. */
 static int64_t expand_rows(const plan *p)
 {
-    int code = lw_quants[p->form].code;
+    const lw_quant *q = &lw_quants[p->form];
     if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
-    if (code == LW_CODE_LINE) return INT64_MAX;
-    return code == LW_CODE_NIBBLE ? 96 : code == LW_CODE_IQ4 || code == LW_CODE_FP4 ? 64 : 56;
+    const int plain = q->scales == LW_SCALES_F16 && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4);
+    if (plain || q->code == LW_CODE_LINE) return INT64_MAX;
+    if (q->whole) return q->minima == LW_MIN_INT ? 18 : 24;
+    if (q->scales == LW_SCALES_F16 || q->scales == LW_SCALES_F16M) return q->code == LW_CODE_NIBBLE_BIT && q->minima ? 96 : 160;
+    return q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4 ? 80 : q->scales == LW_SCALES_K8 ? 40 : 56;
 }
 
 static lw_status plan_pass(plan *p, lw_ctx *ctx)
@@ -154,11 +157,13 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
     const lw_weight *w = p->g->w;
     int64_t threads = lw_pool_threads(ctx->pool);
     int expand = p->rows >= expand_rows(p);
+    p->pairs = lw_ceil_div(w->panels, PAIR);
+    p->run_form = expand ? lw_quant_expanded(p->form, p->kernels->quant_dot4) : p->form;
+    p->act_form = expand && lw_quants[p->run_form].block == LW_SUPER ? p->run_form : p->form;
+    p->row_bytes = (size_t)lw_quant_row_words(&lw_quants[p->act_form], w->k) * 4;
     p->groups = lw_ceil_div(p->rows, expand ? p->kernels->quant_rows : p->kernels->quant_direct);
     p->low = p->rows / p->groups;
     p->higher = p->rows % p->groups;
-    p->pairs = lw_ceil_div(w->panels, PAIR);
-    p->run_form = expand ? lw_quants[p->form].expanded : p->form;
     p->panel_bytes = (size_t)lw_quant_panel_bytes(&lw_quants[p->run_form], w->k);
     /* As in gemm.c: a task should outlast what starting it costs. */
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;

@@ -96,8 +96,9 @@ typedef struct lw_kernels {
     void (*finish)(const lw_finish *f);
     int quant_rows, quant_direct;           /* tiles of quantised weights take 1 .. quant_rows rows; of a format not expanded,
                                              * 1 .. quant_direct */
+    int quant_dot4;                         /* they multiply bytes four at a time */
     void (*tile_quant)(const lw_quant_tile *t);
-    /* A panel of a format as 8-bit codes and float32 scales: the form lw_quants[form].expanded. */
+    /* A panel of a format as 8-bit codes and float32 scales: the form lw_quant_expanded(form, quant_dot4). */
     void (*expand_quant)(int form, int64_t k, const void *panel, void *out);
     /* rows of k float32 (a multiple of 32) to int8 for that form, one stream (quant.h). */
     void (*quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out);

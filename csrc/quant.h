@@ -25,26 +25,32 @@ typedef enum lw_code { LW_CODE_NIBBLE, LW_CODE_NIBBLE_BIT, LW_CODE_NIBBLE_TWO, L
  * K3    2 byte lines: low nibbles of scales 8i+0..3 | 8i+4..7 << 4; 1 line: bits 4, 5 of 4j+0..3 at 2j; d
  * XS    1 byte line: low nibbles 0..3 | 4..7 << 4; d; 16-bit words: bits 4, 5 of scale j at 2j
  * E8    2 byte lines of exponents       K8F  4 byte lines of scales (signed); a float32 line of d
- * F32, F32M, F32I: what an expanded panel has: a float32 line per block; then nothing; a float32 line of minima per block;
- *       or a float32 line of dmin and int16 pairs of minima, 4i and 4i+2, then 4i+1 and 4i+3. */
+ * F32, F32M, F32I: what an expanded panel has: a float32 line per block; then nothing, or with `whole` a float32 line of d; a
+ *       float32 line of minima per block; or a float32 line of dmin and int16 pairs of minima, 4i and 4i+2, then 4i+1 and 4i+3. */
 typedef enum lw_scales { LW_SCALES_F16, LW_SCALES_F16M, LW_SCALES_K6, LW_SCALES_K8, LW_SCALES_K3, LW_SCALES_K2, LW_SCALES_XS,
                          LW_SCALES_E8, LW_SCALES_K8F, LW_SCALES_F32, LW_SCALES_F32M, LW_SCALES_F32I } lw_scales;
 typedef enum lw_minima { LW_MIN_NONE, LW_MIN_FLOAT, LW_MIN_INT } lw_minima;
 
 /* sums: how many sums of two products of a code and an activation fit 16 bits together (0: not even one). */
 typedef struct lw_quant {
-    uint8_t code, scales, minima, block, zero, sums;
+    uint8_t code, scales, minima;
+    uint16_t block;
+    uint8_t zero, sums;
     uint16_t header, piece;      /* bytes */
     uint16_t source_block, source_bytes;   /* of the file's blocks: values, bytes */
     uint8_t expanded;            /* the index of the expanded form */
     uint8_t fine;                /* activations have a scale per block, not per group: where the weights are so exact that
                                     the activations' rounding is most of the error */
+    uint8_t whole;               /* sub-scales are integers and so small that the sum over a superblock of sub-scale * code *
+                                    activation is below 2^24, exact in float32 as well: d comes once, at the end. The
+                                    expanded form has them multiplied into its codes, a block being all 256 */
+    uint8_t spread;              /* the expanded form where bytes are not multiplied four at a time, if it is another */
 } lw_quant;
 
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
 enum { LW_QUANT_FORMATS = LW_IQ3_S_W - LW_Q4_0 + 1,
-       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X16I_8, LW_X16_1,
-       LW_X32_FINE, LW_QUANTS };
+       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X256I_2, LW_X16_1,
+       LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_QUANTS };
 enum { LW_SUPER = 256, LW_PIECE = 32 };
 
 static const lw_quant lw_quants[LW_QUANTS] = {
@@ -53,8 +59,9 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_2},
     [LW_Q5_1 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 4, 512, 320, 32, 24, LW_X32F_2},
     [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_FINE, 1},
-    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X16I_8},
-    [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X16_2},
+    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1},
+    [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X256_0, 0, 1,
+                           LW_X16W_2},
     [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8},
     [LW_Q5_K - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_K6, LW_MIN_INT, 32, 0, 4, 256, 320, 256, 176, LW_X32I_2},
     [LW_Q6_K - LW_Q4_0] = {LW_CODE_NIBBLE_TWO, LW_SCALES_K8, LW_MIN_NONE, 16, 32, 2, 320, 384, 256, 210, LW_X16_2},
@@ -71,9 +78,11 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_X32I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 8, 832, 512, 0, 0, 0},
     [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 832, 512, 0, 0, 0},
     [LW_X16_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1024, 512, 0, 0, 0},
-    [LW_X16I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 16, 0, 8, 1600, 512, 0, 0, 0},
+    [LW_X256I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, LW_SUPER, 0, 2, 640, 512, 0, 0, 0},
     [LW_X16_1] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 1, 1024, 512, 0, 0, 0},
     [LW_X32_FINE] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0, 1},
+    [LW_X256_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, LW_SUPER, 124, 0, 64, 512, 0, 0, 0},
+    [LW_X16W_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1088, 512, 0, 0, 0, 0, 1},
 };
 static inline const lw_quant *lw_quant_of(lw_format format) { return &lw_quants[format - LW_Q4_0]; }
 
@@ -98,9 +107,16 @@ static inline int64_t lw_quant_panel_bytes(const lw_quant *q, int64_t k) {
  * of the block's codes (int32), with float minima that sum (float32), with integer minima pairs of sums (int16) paired as
  * the minima are; the codes (int8), [4 k][R][4]. */
 static inline int lw_quant_group(int64_t k) { return k % LW_SUPER ? LW_SUPER / 2 : LW_SUPER; }
+/* Words of terms of a row for n values, whole pieces. Integer minima are of 16 or 32 values; 16 where a block is a superblock. */
+static inline int64_t lw_quant_terms(const lw_quant *q, int64_t n) {
+    return q->minima == LW_MIN_INT ? n / (q->block == 32 ? 64 : 32) : n / q->block;
+}
 static inline int64_t lw_quant_row_words(const lw_quant *q, int64_t k) {
-    int64_t blocks = lw_ceil_div(k, LW_PIECE) * (LW_PIECE / q->block), group = lw_quant_group(k);
-    int64_t terms = q->minima == LW_MIN_INT ? blocks / 2 : blocks;
-    return (q->fine ? blocks : lw_ceil_div(k, group)) + terms + lw_ceil_div(k, LW_PIECE) * (LW_PIECE / 4);
+    int64_t n = lw_round_up(k, LW_PIECE);
+    return (q->fine ? n / q->block : lw_ceil_div(k, lw_quant_group(k))) + lw_quant_terms(q, n) + n / 4;
+}
+/* What a format expands to; dot4: on a table that multiplies bytes four at a time. */
+static inline int lw_quant_expanded(int form, int dot4) {
+    return !dot4 && lw_quants[form].spread ? lw_quants[form].spread : lw_quants[form].expanded;
 }
 #endif

@@ -6,61 +6,103 @@
 #ifndef LW_KERNELS_QUANTIZE_H
 #define LW_KERNELS_QUANTIZE_H
 
-/* n values (at most 256, a multiple of 32): codes, their sums over 16; returns the scale. */
-static float quantize_group(int n, const float *x, int8_t *code, int32_t *sum16) {
+/* Scales of n values in parts, `step` floats apart, and the factors that make codes of them: a NaN for a part with no codes. */
+ALWAYS_INLINE void quantize_scales(const int n, const int part, const float *x, float *scale, int step, float *factor) {
     const i32x16 sign = vi_set1(0x7fffffff);
-    f32x16 most = v_set1(0.0f), finite = most;
-    for (int i = 0; i < n; i += 16) {
-        f32x16 v = v_load(x + i);
-        most = v_max(v_float(vi_and(v_bits(v), sign)), most);
-        finite = v_fma(v, v_set1(0.0f), finite);
+    f32x16 check[2] = {v_set1(0.0f), v_set1(0.0f)};         /* NaN if a value is not finite */
+    for (int at = 0; at < n; at += part) {
+        f32x16 most[2] = {v_set1(0.0f), v_set1(0.0f)};
+        V_UNROLL for (int i = at; i < at + part; i += 32) {
+            V_UNROLL for (int j = 0; j < 2; j++) {
+                f32x16 v = v_load(x + i + 16 * j);
+                most[j] = v_max(v_float(vi_and(v_bits(v), sign)), most[j]);
+                check[j] = v_fma(v, v_set1(0.0f), check[j]);
+            }
+        }
+        const float top = v_largest(v_max(most[0], most[1]));
+        scale[at / part * step] = top < 0x1p-100f ? 0.0f : top / 127.0f;
+        factor[at / part] = top < 0x1p-100f ? 0.0f : 127.0f / top;
     }
-    const float top = v_largest(most), check = v_sum(finite);
-    if (check != check || top < 0x1p-100f) {
-        memset(code, 0, (size_t)n);
-        memset(sum16, 0, (size_t)n / 16 * sizeof *sum16);
-        return check != check ? check : 0.0f;
+    const float sum = v_sum(v_add(check[0], check[1]));
+    for (int i = 0; sum != sum && i < n; i++)
+        if (!(fabsf(x[i]) <= FLT_MAX)) scale[i / part * step] = factor[i / part] = NAN;
+}
+
+/* Codes of n values with a factor for each part, and the sums of four neighbours. */
+ALWAYS_INLINE void quantize_codes(const int n, const int part, const float *x, const float *factor, int8_t *code, int32_t *quad) {
+    const f32x16 magic = v_set1(0x1.8p23f);                 /* + magic: rounded, in the low bits */
+    V_UNROLL for (int i = 0; i < n; i += 4 * QL) {
+        i32x16 codes[4 * QL / 16];
+        V_UNROLL for (int j = 0; j < 4 * QL / 16; j++) {
+            const int at = i + 16 * j < n ? i + 16 * j : n - 16;
+            const float by = factor[at / part];
+            codes[j] = vi_sub(v_bits(v_add(v_mul(v_load(x + at), v_set1(by)), magic)), v_bits(magic));
+            if (by != by) codes[j] = vi_set1(0);
+        }
+        const ireg bytes = ir_bytes(codes);
+        ir_store(code + i, bytes);
+        ir_store(quad + i / 4, ir_dot2(ir_zero(), ir_mul8(ir_const(0x01010101), bytes), ir_const(0x00010001)));
     }
-    const f32x16 factor = v_set1(127.0f / top), magic = v_set1(0x1.8p23f);   /* + magic: rounded, in the low bits */
-    for (int i = 0; i < n; i += 16) {
-        f32x16 v = v_add(v_mul(v_load(x + i), factor), magic);
-        sum16[i / 16] = (int32_t)v_sum(v_sub(v, magic));
-        vi_store8(code + i, vi_sub(v_bits(v), v_bits(magic)));
+}
+
+/* A group, n values of each of R rows, into the stream: where it goes on. block: what a term is of. Scales of all rows first: each
+ * waits for its largest value. */
+ALWAYS_INLINE uint32_t *quantize_group(const int n, const int block, const int fine, const int minima, const int zero, const int R,
+                                       const float *a, ptrdiff_t lda, uint32_t *to) {
+    const int part = fine ? block : n, blocks = n / block;
+    uint32_t *terms = to + R * (n / part), *codes = terms + R * (minima == LW_MIN_INT ? blocks / 2 : blocks);
+    ALIGN(64) int8_t buffer[LW_SUPER + LW_LINE], *code = R == 1 && n == LW_SUPER ? (int8_t *)codes : buffer;
+    ALIGN(64) int32_t quad[LW_SUPER / 4 + LW_LANES];
+    float factor[LW_MAX_ROWS][LW_SUPER / LW_PIECE];
+    for (int r = 0; r < R; r++) quantize_scales(n, part, a + r * lda, (float *)to + r, R, factor[r]);
+    for (int r = 0; r < R; r++) {
+        quantize_codes(n, part, a + r * lda, factor[r], code, quad);
+        int32_t sum[LW_SUPER / 16] = {0};
+        V_UNROLL for (int b = 0; b < blocks; b++) {
+            const int32_t *q = quad + block / 4 * b;
+            V_UNROLL for (int i = 0; i < block / 4; i += 4) sum[b] += q[i] + q[i + 1] + (q[i + 2] + q[i + 3]);
+        }
+        V_UNROLL for (int b = 0; b < blocks; b++) {
+            if (minima == LW_MIN_INT) {
+                if (b & 2) continue;                        /* pairs b, b + 2 */
+                terms[(b / 4 * 2 + b % 2) * R + r] = (uint32_t)(sum[b] & 0xffff) | (uint32_t)sum[b + 2] << 16;
+            } else if (minima == LW_MIN_FLOAT) {
+                float value = (float)sum[b];
+                memcpy(terms + b * R + r, &value, 4);
+            } else {
+                terms[b * R + r] = (uint32_t)(-zero * sum[b]);
+            }
+        }
+        if (code == buffer)
+            V_UNROLL for (int i = 0; i < n / 4; i++) memcpy(codes + i * R + r, buffer + 4 * i, 4);
     }
-    return top / 127.0f;
+    return codes + n / 4 * R;
+}
+
+/* A group that is not whole, or of a kind that is seldom met. */
+static __attribute__((noinline)) uint32_t *quantize_any(const lw_quant *f, int n, int R, const float *a, ptrdiff_t lda,
+                                                        uint32_t *to) {
+    return quantize_group(n, f->block, f->fine, f->minima, f->zero, R, a, lda, to);   /* not LW_MIN_INT: those are whole */
 }
 
 /* R rows of k values (k a multiple of 32) into one stream. */
 static void quantize(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, void *out) {
     const lw_quant *const f = &lw_quants[form];
-    const int group = lw_quant_group(k), block = f->block, zero = f->zero;
-    uint32_t *to = out;
-    for (int64_t k0 = 0; k0 < k; k0 += group) {
-        const int n = (int)lw_min(group, k - k0), blocks = n / block;
-        uint32_t *terms = to + rows * (f->fine ? blocks : 1), *codes = terms + rows * (f->minima == LW_MIN_INT ? blocks / 2 : blocks);
-        for (int r = 0; r < rows; r++) {
-            ALIGN(64) int8_t code[LW_SUPER];
-            int32_t sum[LW_SUPER / 16];
-            for (int part = f->fine ? block : n, at = 0; at < n; at += part) {
-                float scale = quantize_group(part, a + r * lda + k0 + at, code + at, sum + at / 16);
-                memcpy(to + at / part * rows + r, &scale, 4);
-            }
-            if (block == 32)
-                for (int b = 0; b < blocks; b++) sum[b] = sum[2 * b] + sum[2 * b + 1];
-            for (int b = 0; b < blocks; b++) {
-                if (f->minima == LW_MIN_INT) {
-                    if (b & 2) continue;               /* pairs b, b + 2 */
-                    terms[(b / 4 * 2 + b % 2) * rows + r] = (uint32_t)(sum[b] & 0xffff) | (uint32_t)sum[b + 2] << 16;
-                } else if (f->minima == LW_MIN_FLOAT) {
-                    float value = (float)sum[b];
-                    memcpy(terms + b * rows + r, &value, 4);
-                } else {
-                    terms[b * rows + r] = (uint32_t)(-zero * sum[b]);
-                }
-            }
-            for (int i = 0; i < n / 4; i++) memcpy(codes + i * rows + r, code + 4 * i, 4);
+    const int group = lw_quant_group(k), zero = f->zero;
+    for (int64_t k0 = 0; k0 < k; k0 += group, a += group) {
+        const int n = (int)lw_min(group, k - k0);
+        if (n < LW_SUPER / 2 || f->minima == LW_MIN_FLOAT) out = quantize_any(f, n, rows, a, lda, out);
+#define QUANTIZE(n, block, fine, minima) out = quantize_group(n, block, fine, minima, zero, rows, a, lda, out)
+        else if (f->fine) {
+            if (n == LW_SUPER) QUANTIZE(LW_SUPER, 32, 1, LW_MIN_NONE); else QUANTIZE(LW_SUPER / 2, 32, 1, LW_MIN_NONE);
         }
-        to = codes + n / 4 * rows;
+        else if (n < LW_SUPER) QUANTIZE(LW_SUPER / 2, 32, 0, LW_MIN_NONE);
+        else if (f->block == 32 && f->minima == LW_MIN_NONE) QUANTIZE(LW_SUPER, 32, 0, LW_MIN_NONE);
+        else if (f->block == 32) QUANTIZE(LW_SUPER, 32, 0, LW_MIN_INT);
+        else if (f->minima == LW_MIN_INT) QUANTIZE(LW_SUPER, 16, 0, LW_MIN_INT);
+        else if (f->block == 16) QUANTIZE(LW_SUPER, 16, 0, LW_MIN_NONE);
+        else QUANTIZE(LW_SUPER, LW_SUPER, 0, LW_MIN_NONE);
+#undef QUANTIZE
     }
 }
 #endif

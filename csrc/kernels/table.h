@@ -2,14 +2,21 @@
  * (where the CPU has a bfloat16 dot product) LW_HAS_DOT and the word vr_dot, then this file, then LW_DEFINE_TABLE. */
 #ifndef LW_KERNELS_TABLE_H
 #define LW_KERNELS_TABLE_H
+#include <float.h>
 #include <math.h>
 #include <string.h>
 #include "../kernels.h"
 #include "../vec/math.h"
 #ifdef LW_HAS_VNNI
 #define INT8_QUAD 4
+#define LW_HAS_DOT4
 #else
 #define INT8_QUAD 8
+#endif
+#ifdef LW_HAS_DOT4
+#define QUANT_DOT4 1
+#else
+#define QUANT_DOT4 0
 #endif
 #include "gemm_float.h"
 #ifdef LW_QUANT_FROM   /* the same kernels stand in another table's object already */
@@ -57,7 +64,7 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
         .name = isa, .rows = TILE_ROWS, .panels = TILE_PANELS,                                                   \
         .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = TABLE_DOT, .to_dot = TABLE_TO_DOT, .to_bf16 = to_bf16, \
         .tile_int8 = tile_int8, .quad = INT8_QUAD, .to_quads = to_quads, .finish = finish,                         \
-        .quant_rows = QUANT_ROWS, .quant_direct = QUANT_DIRECT,                                                   \
+        .quant_rows = QUANT_ROWS, .quant_direct = QUANT_DIRECT, .quant_dot4 = QUANT_DOT4,                          \
         .tile_quant = TABLE_QUANT(tile, tile_quant), .expand_quant = TABLE_QUANT(expand, expand_quant),          \
         .quantize = TABLE_QUANT(quantize, quantize),                                                             \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \

@@ -167,8 +167,12 @@ ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm256_srai_epi16(_mm256_slli_epi16(
 ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm256_srai_epi16(a, 8); }
 /* As one, or GCC 12 gathers the products first and the sums are spilled. */
 ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
+#if defined(LW_HAS_VNNI) && !defined(LW_EMULATE)
+    __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
+#else
     ireg product;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
+#endif
     return acc;
 }
 ALWAYS_INLINE ireg ir_const(uint32_t x) { return _mm256_set1_epi32((int)x); }
@@ -187,10 +191,9 @@ ALWAYS_INLINE vreg vr_bits(ireg a) { return _mm256_castsi256_ps(a); }
 ALWAYS_INLINE ireg vr_ints(vreg a) { return _mm256_castps_si256(a); }
 ALWAYS_INLINE ireg ir_wide16(const void *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(p)); }
 ALWAYS_INLINE vreg vr_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
-ALWAYS_INLINE void vi_store8(void *p, i32x16 a) {      /* bytes stand in lanes of 32 bits, signed */
-    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
-    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128(p, bytes);
+ALWAYS_INLINE ireg ir_bytes(const i32x16 *a) {
+    const __m256i low = _mm256_packs_epi32(a[0].lo, a[0].hi), high = _mm256_packs_epi32(a[1].lo, a[1].hi);
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 #ifdef LW_HAS_VNNI
 ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {

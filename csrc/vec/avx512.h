@@ -149,13 +149,20 @@ ALWAYS_INLINE vreg vr_bits(ireg a) { return _mm512_castsi512_ps(a); }
 ALWAYS_INLINE ireg vr_ints(vreg a) { return _mm512_castps_si512(a); }
 ALWAYS_INLINE ireg ir_wide16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p)); }
 ALWAYS_INLINE vreg vr_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-ALWAYS_INLINE void vi_store8(void *p, i32x16 a) { _mm_storeu_si128(p, _mm512_cvtepi32_epi8(a)); }
+ALWAYS_INLINE ireg ir_bytes(const i32x16 *a) {
+    const __m512i low = _mm512_packs_epi32(a[0], a[1]), high = _mm512_packs_epi32(a[2], a[3]);
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                    _mm512_packs_epi16(low, high));
+}
 ALWAYS_INLINE ireg ir_slow(ireg a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
 ALWAYS_INLINE ireg ir_shigh(ireg a) { return _mm512_srai_epi16(a, 8); }
 /* As one, or GCC 12 gathers the products first and the sums are spilled. */
 ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
 #ifdef LW_EMULATE
     return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#elif defined(LW_HAS_VNNI)
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    return acc;
 #else
     ireg product;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "=&v"(product) : "v"(a), "v"(b));

@@ -195,9 +195,9 @@ ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
     }
     return acc;
 }
-/* Words of quantised tiles. ir_mul8: unsigned bytes u times signed bytes s, sums of pairs as 16 bits (the caller sees to it that
- * they fit); ir_lookup: table[byte] for bytes below 16; vr_int: to float; vr_bits: the same bits; vr_f16: float16 widened;
- * ir_wide16: 16-bit values zero-extended. The last two read as many values as a register has lanes. */
+/* Words of quantised tiles. ir_add16: sums of 16 bits; ir_mul8: unsigned bytes u times signed bytes s, sums of pairs as 16 bits
+ * (the caller sees to it that they fit); ir_lookup: table[byte] for bytes below 16; vr_int: to float; vr_bits: the same bits;
+ * vr_f16: float16 widened; ir_wide16: 16-bit values zero-extended. The last two read as many values as a register has lanes. */
 ALWAYS_INLINE ireg ir_const(uint32_t x) { return vi_set1(x); }
 ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return vi_and(a, b); }
 ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return vi_or(a, b); }
@@ -205,6 +205,19 @@ ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return vi_sub(a, b); }
 ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return vi_sll(a, n); }
 ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return vi_srl(a, n); }
 ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return vi_sra(a, n); }
+ALWAYS_INLINE ireg ir_add16(ireg a, ireg b) {
+    V_LANES a.i[i] = ((a.i[i] + b.i[i]) & 0xffff) | ((a.i[i] & 0xffff0000u) + (b.i[i] & 0xffff0000u));
+    return a;
+}
+ALWAYS_INLINE ireg ir_mul8(ireg u, ireg s) {
+    ireg r;
+    V_LANES {
+        int32_t pair[2] = {0, 0};
+        V_LOOP for (int j = 0; j < 32; j += 8) pair[j / 16] += (int32_t)(u.i[i] >> j & 255) * (int8_t)(s.i[i] >> j & 255);
+        r.i[i] = ((uint32_t)pair[0] & 0xffff) | (uint32_t)pair[1] << 16;
+    }
+    return r;
+}
 ALWAYS_INLINE ireg ir_dot4(ireg acc, ireg u, ireg s) {
     V_LANES {
         V_LOOP for (int j = 0; j < 32; j += 8)
@@ -242,10 +255,14 @@ ALWAYS_INLINE vreg vr_f16(const void *p) {
     }
     return r;
 }
-/* The low byte of each of 16 lanes. */
-ALWAYS_INLINE void vi_store8(void *p, i32x16 a) {
-    uint8_t *to = p;
-    V_LANES to[i] = (uint8_t)a.i[i];
+/* The low bytes of all lanes of a (as many vectors as fill a register), which hold -128 .. 127, one after the other. */
+ALWAYS_INLINE ireg ir_bytes(const i32x16 *a) {
+    ireg r;
+    V_LANES {
+        const uint32_t *x = a[i / 4].i + i % 4 * 4;
+        r.i[i] = (x[0] & 255) | (x[1] & 255) << 8 | (x[2] & 255) << 16 | x[3] << 24;
+    }
+    return r;
 }
 /* bfloat16 pairs, widened: the even (low) or odd (high) member of each */
 ALWAYS_INLINE vreg vr_even(const void *p) { return v_float(vi_sll(vi_load(p), 16)); }

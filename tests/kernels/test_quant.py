@@ -139,6 +139,27 @@ def test_integer_sums_are_exact(table: str, name: str) -> None:
         check_exact(table, name, m, depth, extreme)
 
 
+@pytest.mark.parametrize("name", ["q2_k", "q3_k"])
+def test_sub_scales_are_part_of_one_integer(table: str, name: str) -> None:
+    """d is rounded once and the activations' scale once, whatever the sub-scales; the largest sums too."""
+    raw, a, (d, *dmin) = q.blocks(name, 40, 256, 3), s.normal(4, (98, 256)), q.SCALES[name]
+    raw[:8, :d] = np.array([0, 255, 0, 255, 0x0F, 0xF0, 0xAA, 0x55], np.uint8)[:, None]
+    a[::7], a[1::7] = 127, -127
+    for at in dmin:
+        raw[:, at : at + 2] = 0
+    codes, scales = q.quantised(a, name)
+    whole = raw.copy()
+    whole[:, d : d + 2] = np.array([0x3C00], "<u2").view(np.uint8)
+    sums = codes @ q.values(name, whole).astype(np.int64).T
+    assert 1 << 20 < np.abs(sums).max() < 1 << 24
+    wanted = sums.astype(np.float32) * raw[:, d : d + 2].copy().view("<f2").astype(np.float32)[:, 0]
+    with k.isa(table):
+        packed = k.pack_blocks(raw, name)
+        for rows in (1, 6, 98):
+            got = k.gemm(a[:rows], packed)
+            np.testing.assert_array_equal(got, (wanted * scales[:, :1].astype(np.float32))[:rows])
+
+
 @pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_k", "q6_k"])
 def test_activations_that_are_not_finite_or_tiny(table: str, name: str) -> None:
     raw, a = q.blocks(name, 20, 512), s.normal(1, (8, 512))
