@@ -15,6 +15,7 @@ import strategies as s
 from guard import SIDES, guard, guarded, is_poison
 from lanewise import kernels as k
 from lanewise.model.gguf_wide import LEVELS
+from lanewise.model.quantize import WRITABLE
 from tables import usable_tables
 
 # rows of activations: one tile, several, and so many that panels are expanded
@@ -73,6 +74,71 @@ def test_what_cannot_be_packed() -> None:
         k.pack_blocks(np.zeros((1, 18), np.int8), "q4_0")
     empty = k.pack_blocks(np.zeros((3, 0), np.uint8), "q4_0")
     assert k.gemm(np.zeros((2, 0), np.float32), empty).tolist() == [[0] * 3] * 2
+
+
+# ---- from float32, and back ----
+
+WRITTEN = [name for name in q.NAMES if name.upper() in WRITABLE]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@settings(max_examples=5)
+@given(n=st.integers(0, 9), blocks=st.integers(1, 3), seed=s.seeds())
+def test_quantize_pack_and_dequantize_agree(name: str, n: int, blocks: int, seed: int) -> None:
+    w = s.normal(seed, (n, blocks * q.KINDS[name].block))
+    raw = k.quantize(w, name)
+    assert (raw.dtype, raw.shape) == (np.uint8, (n, blocks * q.KINDS[name].size))
+    wanted = k.dequantize(raw, name)
+    assert q.nmse(wanted, w) < (0.2 if name == "q2_k" else 0.1)
+    oracle.assert_same_bits(k.pack(w, name).unpack(), wanted, name)
+    oracle.assert_same_bits(k.pack_blocks(raw, name).unpack(), wanted, name)
+
+
+@pytest.mark.parametrize("name", sorted(q.STORED.keys() - set(LEVELS)))
+def test_dequantize_is_the_formats_definition(name: str) -> None:
+    gguf = pytest.importorskip("gguf")
+    raw = q.blocks(name, 3, 512, 7)
+    wanted = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[name.upper()])
+    oracle.assert_same_bits(k.dequantize(raw, name), wanted, name)
+
+
+def test_quantize_weighs_errors_and_widens() -> None:
+    w, importance = s.normal(1, (4, 256)), np.where(np.arange(256) % 32 == 5, 1.0, 1e-3)
+
+    def error(raw: q.Array) -> float:
+        return float(((k.dequantize(raw, "q4_0") - w)[:, importance == 1] ** 2).sum())
+
+    assert error(k.quantize(w, "q4_0", importance=importance)) < error(k.quantize(w, "q4_0"))
+    half = w.astype(np.float16)
+    np.testing.assert_array_equal(k.quantize(half, "q8_0"), k.quantize(half.astype(np.float32), "q8_0"))
+    bits = (w.view(np.uint32) >> 16).astype(np.uint16)
+    widened = (bits.astype(np.uint32) << 16).view(np.float32)
+    oracle.assert_same_bits(
+        k.pack(bits, "q8_0", source="bfloat16").unpack(), k.pack(widened, "q8_0").unpack(), "bfloat16"
+    )
+
+
+def test_what_cannot_be_quantized() -> None:
+    w = np.zeros((2, 64), np.float32)
+    for call in (k.quantize, k.pack, k.dequantize):
+        with pytest.raises(ValueError, match=r"dtype.*q4_0.*got 'q4_2'"):
+            call(w, "q4_2")
+    with pytest.raises(ValueError, match="256"):
+        k.quantize(w, "q4_k")
+    with pytest.raises(ValueError, match="matrix"):
+        k.quantize(w[0], "q4_0")
+    with pytest.raises(ValueError, match=r"\[1, 6\] is nan"):
+        k.quantize(np.where(np.arange(128).reshape(2, 64) == 70, np.nan, w), "q4_0")
+    with pytest.raises(ValueError, match="importance"):
+        k.quantize(w, "q4_0", importance=np.ones(63))
+    with pytest.raises(TypeError, match="float"):
+        k.quantize(w.astype(np.int8), "q4_0")
+    with pytest.raises(ValueError, match="scales"):
+        k.pack(w, "q4_0", scales=np.ones(2, np.float32))
+    with pytest.raises(TypeError, match="uint8"):
+        k.dequantize(w, "q4_0")
+    with pytest.raises(ValueError, match="18 bytes"):
+        k.dequantize(np.zeros((1, 17), np.uint8), "q4_0")
 
 
 # ---- products ----

@@ -19,6 +19,7 @@ from .attend import attention
 from .contexts import context, isa, tables, threads
 from .packed import QUANTISED, PackedMatrix, pack, pack_blocks, pack_gated
 from .products import gemm
+from .quantised import dequantize, quantize
 from .rows import (
     exp,
     gelu,
@@ -35,7 +36,7 @@ from .rows import (
 )
 
 __all__ = [
-    "QUANTISED", "Float32", "PackedMatrix", "attention", "context", "exp", "gelu", "gelu_mul", "gelu_tanh", "gemm",
-    "isa", "layer_norm", "pack", "pack_blocks", "pack_gated", "relu2", "rms_norm", "rope", "silu", "silu_mul",
-    "softmax", "tables", "tanh", "threads",
+    "QUANTISED", "Float32", "PackedMatrix", "attention", "context", "dequantize", "exp", "gelu", "gelu_mul",
+    "gelu_tanh", "gemm", "isa", "layer_norm", "pack", "pack_blocks", "pack_gated", "quantize", "relu2", "rms_norm",
+    "rope", "silu", "silu_mul", "softmax", "tables", "tanh", "threads",
 ]  # fmt: skip

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from .. import _native
 from . import contexts
 from .arrays import Float32, array, float32, vector
+from .quantised import quantize
 
 Format = Literal["float32", "bfloat16", "int8"]
-FORMATS = ("float32", "bfloat16", "int8")
+FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8")
 INTEGERS = ("int8", "uint8")
 LANES = 16
 # Quantised types that products take as they are: values in a block, and its bytes. Those of GGUF; and the wider classes
@@ -61,28 +62,33 @@ class PackedMatrix:
 
 
 def pack(
-    w: Any, dtype: Format | None = None, *, source: Literal["bfloat16"] | None = None, scales: Any = None
+    w: Any, dtype: str | None = None, *, source: Literal["bfloat16"] | None = None, scales: Any = None
 ) -> PackedMatrix:
     """Packs w [n, k] (rows are outputs) for `gemm`.
 
     dtype is what is kept: by default int8 for int8 arrays, bfloat16 for bfloat16 arrays, else float32. float32 keeps
     every value exactly; bfloat16 rounds to nearest even. int8 keeps an int8 array exactly, with `scales` [n] if given;
     floating point w is rounded to nearest even with one scale per row, its largest magnitude / 127.
+    A quantised type of GGUF, as "q4_k", takes what `quantize` makes of a floating point w.
     source="bfloat16" says that a uint16 array holds the bits of bfloat16 values.
     """
+    if dtype in QUANTISED:
+        if scales is not None:
+            raise ValueError(f"scales: {dtype} finds its own")
+        return pack_blocks(quantize(w if source is None else _widened("w", w, source), dtype), dtype)
     if dtype is not None and dtype not in FORMATS:
-        raise ValueError(f"dtype: one of {', '.join(FORMATS)} expected, got {dtype!r}")
+        raise ValueError(f"dtype: one of {', '.join((*FORMATS, *QUANTISED))} expected, got {dtype!r}")
     bits, type_ = _bits("w", w, source)
-    dtype = dtype or (type_ if type_ in ("bfloat16", "int8") else "float32")  # type: ignore[assignment]
+    dtype = dtype or (type_ if type_ in ("bfloat16", "int8") else "float32")
     if type_ == "int8" and dtype != "int8":
         raise TypeError(f"w: floating point expected for {dtype}, got int8")
     if scales is not None and type_ != "int8":
         raise ValueError("scales: only an int8 w takes scales; a floating point w gets its own")
     found = vector("scales", scales, len(bits))
     if dtype == "int8" and type_ != "int8":
-        bits, found = quantize_rows(w if source is None else (bits.astype(np.uint32) << 16).view(np.float32))
+        bits, found = quantize_rows(w if source is None else _widened("w", w, source))
         type_ = "int8"
-    weight = _native.Weight(dtype, *bits.shape)  # type: ignore[arg-type]
+    weight = _native.Weight(dtype, *bits.shape)
     with contexts.borrowed() as ctx:
         weight.pack(ctx, bits if bits.flags.aligned else bits.copy(), type_)
     return PackedMatrix(weight, None if found is None else found.copy())
@@ -168,6 +174,12 @@ def _bits(name: str, w: Any, source: Literal["bfloat16"] | None) -> tuple[NDArra
     if bits.ndim != 2:
         raise ValueError(f"{name}: a matrix [outputs, inputs] expected, got {bits.ndim} dimensions")
     return bits, type_
+
+
+def _widened(name: str, w: Any, source: Literal["bfloat16"]) -> Float32:
+    """The float32 values of an array that holds the bits of bfloat16."""
+    bits, _ = _bits(name, w, source)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _alternate(first: Float32, second: Float32) -> Float32:
