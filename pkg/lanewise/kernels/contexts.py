@@ -28,6 +28,9 @@ class _Shared:
 def current() -> _Shared:
     """The context of this call, to be used by whoever holds its lock."""
     key = _isa.get(), _threads.get()
+    shared = _made.get(key)
+    if shared is not None:
+        return shared
     with _making:
         if key not in _made:
             _made[key] = _Shared(*key)
