@@ -5,7 +5,7 @@ dimensions is a TypeError, a size out of range a ValueError, no memory a MemoryE
 KeyboardInterrupt, and the handles stay usable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +83,16 @@ def gemm(
     column_scale: Any = None,
     plain: str | None = None,
 ) -> None: ...
+def multiply(
+    ctx: Context,
+    a: Any,
+    b: Any,  # [k, n], or transposed: [n, k]; a Weight is [n, k] anyway
+    c: Any,  # or None
+    transposed: bool,
+    exact: bool,
+    scales: NDArray[np.float32] | None,
+    empty: Callable[[tuple[int, int], str], NDArray[Any]],
+) -> NDArray[Any] | None: ...
 def rms_norm(ctx: Context, x: Any, w: Any, eps: float, y: Any) -> None: ...
 def layer_norm(ctx: Context, x: Any, w: Any, b: Any, eps: float, y: Any) -> None: ...
 def softmax(ctx: Context, x: Any, y: Any) -> None: ...

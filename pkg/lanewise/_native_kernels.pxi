@@ -38,6 +38,98 @@ def gemm(Context ctx not None, a, w, c, bias=None, residual=None, bint exact=Tru
     _check(status)
 
 
+cdef bint _lent(obj, Py_buffer *v, int flags):
+    """Does obj lend its memory? NumPy's extension types, for example, cannot say what they are."""
+    try:
+        PyObject_GetBuffer(obj, v, PyBUF_STRIDES | PyBUF_FORMAT | flags)
+        return True
+    except (BufferError, TypeError, ValueError):
+        return False
+
+
+cdef bint _is_matrix(const Py_buffer *v, char code) noexcept:
+    """Elements of `code` at whole multiples of their size?"""
+    return (v.ndim == 2 and v.format != NULL and v.format[0] == code and v.format[1] == 0 and
+            (<size_t>v.buf | <size_t>v.strides[0] | <size_t>v.strides[1]) % <size_t>v.itemsize == 0)
+
+
+cdef bint _packed_rows(const Py_buffer *v) noexcept:
+    return v.strides[1] == v.itemsize and v.strides[0] == v.shape[1] * v.itemsize
+
+
+cdef bint _may_overlap(const Py_buffer *x, const Py_buffer *y) noexcept:
+    """By the first and the last element, which need be known for strides from 0 on only."""
+    cdef size_t x0 = <size_t>x.buf, y0 = <size_t>y.buf
+    if x.strides[0] < 0 or x.strides[1] < 0 or y.strides[0] < 0 or y.strides[1] < 0:
+        return True
+    return (x0 < y0 + (y.shape[0] - 1) * y.strides[0] + (y.shape[1] - 1) * y.strides[1] + y.itemsize and
+            y0 < x0 + (x.shape[0] - 1) * x.strides[0] + (x.shape[1] - 1) * x.strides[1] + x.itemsize)
+
+
+def multiply(Context ctx not None, a, b, c, bint transposed, bint exact, scales, empty):
+    """gemm where nothing needs a copy or an explanation, else None; c None: empty(shape, type) makes it."""
+    cdef Py_buffer va, vb, vc
+    cdef bint plain = not isinstance(b, Weight), given = c is not None
+    cdef int held = 0
+    cdef Py_ssize_t n, k
+    cdef lw_gemm_args g
+    cdef lw_source source
+    cdef lw_status status
+    cdef _View vs = None
+    memset(&g, 0, sizeof(g))
+    try:
+        if not _lent(a, &va, 0):
+            return None
+        held = 1
+        if plain:
+            if not _lent(b, &vb, 0):
+                return None
+            held = 2
+            if not _is_matrix(&vb, b"f"):
+                return None
+            source.data, source.type = vb.buf, LW_F32
+            n, k = vb.shape[not transposed], vb.shape[transposed]
+            source.rows, source.row_stride, source.col_stride = n, vb.strides[not transposed], vb.strides[transposed]
+            g.plain, g.k = &source, k
+        else:
+            g.w = (<Weight>b).h
+            n, k = lw_weight_n(g.w), lw_weight_k(g.w)
+        if _is_matrix(&va, b"f"):
+            g.a_type = LW_F32
+        elif not plain and lw_weight_format(g.w) == LW_P8 and (_is_matrix(&va, b"b") or _is_matrix(&va, b"B")):
+            g.a_type = LW_I8 if va.format[0] == b"b" else LW_U8
+        else:
+            return None
+        if va.shape[1] != k or not va.shape[0] or not k or not n or not _packed_rows(&va):
+            return None
+        if scales is not None:
+            vs = _f32(scales, 1)
+            _require(vs.n(0) >= n, "scales: one for each column expected")
+        g.c_type = LW_I32 if g.a_type != LW_F32 and vs is None else LW_F32
+        if not given:
+            c = empty((va.shape[0], n), "f" if g.c_type == LW_F32 else "i")
+        if not _lent(c, &vc, PyBUF_WRITABLE):
+            return None
+        held |= 4
+        if not _is_matrix(&vc, b"f" if g.c_type == LW_F32 else b"i") or vc.shape[0] != va.shape[0] or vc.shape[1] != n:
+            return None
+        if not _packed_rows(&vc) or (given and (_may_overlap(&va, &vc) or (plain and _may_overlap(&vb, &vc)))):
+            return None
+        g.a, g.lda, g.c, g.ldc, g.m, g.exact = va.buf, k, vc.buf, n, va.shape[0], exact
+        g.column_scale = _ptr(vs)
+        with nogil:
+            status = lw_gemm(ctx.h, &g)
+        _check(status)
+        return c
+    finally:
+        if held & 4:
+            PyBuffer_Release(&vc)
+        if held & 3:
+            PyBuffer_Release(&va)
+        if held & 2:
+            PyBuffer_Release(&vb)
+
+
 def rms_norm(Context ctx not None, x, w, float eps, y):
     cdef _View vx = _f32(x, 2), vy = _f32(y, 2, True), vw = _maybe(w, vx.n(1))
     _require(vx.n(0) == vy.n(0) and vx.n(1) == vy.n(1), "x and y must have the same shape")

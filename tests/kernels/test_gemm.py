@@ -230,6 +230,37 @@ def test_out_may_overlap_the_inputs(table: str, depth: int) -> None:
         oracle.assert_same_bits(got, k.gemm(w[:9], w, trans_b=True), "b overlaps out")
 
 
+@pytest.mark.parametrize("distance", [-40, -36, -35, -1, 0, 1, 24, 25, 40, 69, 70])
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_plain_product_beside_or_over_its_inputs(distance: int, step: int) -> None:
+    """out [5, 5] begins `distance` values after a [5, 7], or a strided b [7, 5]: apart, touching and overlapping."""
+    for over_b in (False, True):
+        memory = s.normal(1, (300,))
+        a, b = memory[100:135].reshape(5, 7), s.normal(2, (7, 5))
+        if over_b:
+            a, b = (
+                s.normal(2, (5, 7)),
+                memory[100:170].reshape(7, 10)[:: -1 if step < 0 else 1, : 5 * abs(step) : abs(step)],
+            )
+        out = memory[100 + distance : 125 + distance].reshape(5, 5)
+        wanted = k.gemm(a.copy(), b.copy())
+        assert k.gemm(a, b, out=out) is out
+        oracle.assert_same_bits(out, wanted, f"over b: {over_b}")
+
+
+def test_other_buffers_than_plain_arrays() -> None:
+    """What is no ndarray, subclasses, types that cannot say what they are: the same product, or the usual error."""
+    a, b = s.normal(1, (3, 7)), s.normal(2, (7, 5))
+    wanted = k.gemm(a, b)
+    for other in (memoryview(a), a.view(np.ma.MaskedArray), np.asfortranarray(a)):
+        oracle.assert_same_bits(k.gemm(other, b), wanted)
+    half = k.gemm(a.astype(np.float16), b)
+    oracle.assert_same_bits(half, k.gemm(a.astype(np.float16).astype(np.float32), b))
+    for bad in (a.astype("M8[s]"), a > 0, a.astype(complex), a.astype(">f4")):
+        with pytest.raises(TypeError, match="a: "):
+            k.gemm(bad, b)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_pack_keeps_every_value(table: str, dtype: str) -> None:
     with np.errstate(over="ignore"):

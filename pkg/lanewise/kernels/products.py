@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .. import _native
 from . import contexts
 from .arrays import (
-    FLOAT32,
     apart,
     apart_or_same,
     array,
@@ -53,8 +52,11 @@ def gemm(
 
     The result is float32 or int32; out may also be bfloat16 (ml_dtypes; or uint16 for the bits).
     """
-    if bias is residual is activation is a_scale is None:
-        c = _simple(a, b, trans_b, exact, out)
+    if bias is residual is activation is a_scale is None:  # a small product takes no longer than its checks
+        w, scales, usable = (b._weight, b.scales, not b.gated) if type(b) is PackedMatrix else (b, None, True)
+        shared = contexts.current()
+        with shared.lock:
+            c = _native.multiply(shared.context, a, w, out, trans_b, exact, scales, np.empty) if usable else None
         if c is not None:
             return c
     if activation is not None and activation not in ACTIVATIONS:
@@ -91,38 +93,6 @@ def gemm(
             None if bias is None else apart(bias, c), None if residual is None else rows(apart_or_same(residual, c)),
             exact, activation or "none", gated, row_scale, column_scale, kind,
         )  # fmt: skip
-    return c
-
-
-def _simple(a: Any, b: Any, trans_b: bool, exact: bool, out: Any) -> NDArray[Any] | None:
-    """The product where nothing is left to check or copy, else None: a small one takes no longer than its checks."""
-    if type(a) is not np.ndarray or a.ndim != 2 or not a.dtype.isnative or not a.flags.c_contiguous:
-        return None
-    w: Any
-    code, kind, scales, wanted = a.dtype.char, None, None, "f"
-    if isinstance(b, PackedMatrix):
-        w, scales, integers = b._weight, b.scales, b.dtype == "int8"
-        (n, k), usable = b.shape, not b.gated and (code == "f" or (integers and code in "bB"))
-        wanted = "i" if scales is None and code != "f" else "f"
-    elif type(b) is np.ndarray and b.ndim == 2 and b.dtype is FLOAT32 and b.flags.aligned:
-        w, kind = b if trans_b else b.T, "float32"
-        (n, k), usable = w.shape, code == "f"
-    else:
-        return None
-    if not usable or a.shape[1] != k or not a.size or not n or not a.flags.aligned:
-        return None
-    shape = (a.shape[0], n)
-    if out is None:
-        c = np.empty(shape, wanted)
-    elif type(out) is np.ndarray and out.dtype.char == wanted and out.dtype.isnative and out.shape == shape:
-        c = out
-        if not c.flags.carray or np.may_share_memory(a, c) or (kind and np.may_share_memory(b, c)):
-            return None
-    else:
-        return None
-    shared = contexts.current()
-    with shared.lock:
-        _native.gemm(shared.context, a, w, c, None, None, exact, "none", 0, None, scales, kind)
     return c
 
 
