@@ -18,14 +18,17 @@ struct llama_model *ik_load(const char *file, int repack) {
     return llama_model_load_from_file(file, params);
 }
 
-/* A context of `cells` tokens of all sequences together. NULL: there is not enough memory. */
-struct llama_context *ik_context(struct llama_model *model, int cells, int sequences, int threads, int flash) {
+/* A context of `cells` tokens of all sequences together; q8_0: keys and values are, which needs flash attention; else
+ * they are float16, the default. NULL: there is not enough memory. */
+struct llama_context *ik_context(struct llama_model *model, int cells, int sequences, int threads, int flash,
+                                 int q8_0) {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = cells;
     params.n_seq_max = sequences;
     params.n_batch = params.n_ubatch = ROWS;
     params.n_threads = params.n_threads_batch = threads;
     params.flash_attn = flash;
+    if (q8_0) params.type_k = params.type_v = GGML_TYPE_Q8_0;
     return llama_init_from_model(model, params);
 }
 

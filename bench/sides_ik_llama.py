@@ -21,7 +21,7 @@ import numpy as np
 from sides import Case, Ids, ids_of, peak_bytes
 
 ROWS = 512  # tokens of one batch, as in ik_llama.c
-FLASH, REPACKED = "flash attention", "repacked"
+FLASH, REPACKED, Q8 = "flash attention", "repacked", "q8_0 keys and values"
 
 
 def build(checkout: Path, where: Path) -> Path:
@@ -60,7 +60,7 @@ def bind(file: Path) -> Any:
     ids, flags = (np.ctypeslib.ndpointer(dtype, flags="C") for dtype in (np.int32, np.int8))
     for name, result, *given in (
         ("ik_load", pointer, ctypes.c_char_p, number),
-        ("ik_context", pointer, pointer, number, number, number, number),
+        ("ik_context", pointer, pointer, number, number, number, number, number),
         ("ik_decode", number, pointer, number, ids, ids, ids, flags),
         ("llama_free", None, pointer),
         ("llama_n_vocab", number, pointer),
@@ -81,7 +81,7 @@ class IkLlama:
     how: "library", what `build` made. Sequences share the cells of the tokens that they have in common.
     """
 
-    variants = ("", FLASH, REPACKED, f"{REPACKED}, {FLASH}")
+    variants = ("", FLASH, REPACKED, f"{REPACKED}, {FLASH}", f"{REPACKED}, {FLASH}, {Q8}")
 
     def __init__(self, file: Path, threads: int, how: dict[str, Any]) -> None:
         os.dup2(2, 1)  # it prints; standard output is for figures
@@ -108,7 +108,7 @@ class IkLlama:
     def context(self, length: int, sequences: int, variant: str) -> Any:
         cells = -(-length // 256) * 256 * sequences
         model = self.model(REPACKED in variant)
-        made = self.api.ik_context(model, cells, sequences, self.threads, FLASH in variant)
+        made = self.api.ik_context(model, cells, sequences, self.threads, FLASH in variant, Q8 in variant)
         if not made:
             raise ValueError(f"ik_llama.cpp makes no context of {sequences} x {length} tokens")
         return made

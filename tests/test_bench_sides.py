@@ -49,7 +49,7 @@ HEADER = """
 #include "ggml.h"
 typedef int32_t llama_token, llama_pos, llama_seq_id;
 struct llama_model_params { char before[%d]; int32_t n_gpu_layers; bool use_mmap, repack_tensors; };
-struct llama_context_params { char before[%d]; bool flash_attn;
+struct llama_context_params { char before[%d]; bool flash_attn; enum ggml_type type_k, type_v;
     uint32_t n_ctx, n_batch, n_ubatch, n_seq_max, n_threads, n_threads_batch; };
 struct llama_batch { int32_t n_tokens; llama_token *token; float *embd; llama_pos *pos; int32_t *n_seq_id;
     llama_seq_id **seq_id; int8_t *logits; };
@@ -95,7 +95,8 @@ struct llama_model *llama_model_load_from_file(const char *file, struct llama_mo
 struct llama_context *llama_init_from_model(struct llama_model *model, struct llama_context_params params) {
     struct llama_context *context = malloc(sizeof *context);
     context->params = params;
-    fprintf(stderr, "context %d %d %u %u %u %u %u %u\\n", model->repacked, params.flash_attn, params.n_ctx,
+    fprintf(stderr, "context %d %d %d%d %u %u %u %u %u %u\\n", model->repacked, params.flash_attn, params.type_k,
+            params.type_v, params.n_ctx,
             params.n_seq_max, params.n_batch, params.n_ubatch, params.n_threads, params.n_threads_batch);
     return context;
 }
@@ -131,7 +132,11 @@ def checkout(where: Path, before: int = 8) -> Path:
     """What `build` wants to see, the library in it one that writes down how it is called."""
     for folder, name, text in (
         ("include", "llama.h", HEADER % (before, 2 * before)),
-        ("ggml/include", "ggml.h", "#pragma once\nenum ggml_log_level { GGML_LOG_LEVEL_INFO };\n"),
+        (
+            "ggml/include",
+            "ggml.h",
+            "#pragma once\nenum ggml_log_level { GGML_LOG_LEVEL_INFO };\nenum ggml_type { GGML_TYPE_Q8_0 = 8 };\n",
+        ),
         ("", "llama.c", SOURCE),
         ("", "ggml.c", "int ggml_nothing;\n"),
     ):
@@ -152,7 +157,7 @@ import sides
 from pathlib import Path
 side = sides.make("ik_llama.cpp", Path(sys.argv[3]), 3, {"library": Path(sys.argv[2])})
 sys.stderr.write("hello " + json.dumps(side.hello()) + "\\n")
-for case, variant in ((sides.Case("prefill", 3), "repacked"), (sides.Case("decode", 2, 2, 2), "flash attention")):
+for case, variant in ((sides.Case("prefill", 3), "repacked"), (sides.Case("decode", 2, 2, 2), sys.argv[4])):
     for turn in range(2):
         sys.stderr.write("turn\\n")
         assert side.turn(case, variant) > 0
@@ -164,23 +169,25 @@ for case, variant in ((sides.Case("prefill", 3), "repacked"), (sides.Case("decod
 @pytest.mark.parametrize("before", [8, 24])
 def test_ik_llama_is_called_by_its_own_header(tmp_path: Path, before: int) -> None:
     """Wherever the members of its structures lie, they hold what was meant."""
+    best = "repacked, flash attention, q8_0 keys and values"
     library = sides_ik_llama.build(checkout(tmp_path, before), tmp_path)
-    command = [sys.executable, "-c", RUN, str(BENCH), str(library), "some.gguf"]
+    command = [sys.executable, "-c", RUN, str(BENCH), str(library), "some.gguf", best]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""  # its own, too, goes elsewhere
     ids = sides.ids_of(100, 1 << 16).tolist()
     lines = [line for line in done.stderr.splitlines() if line != "on standard output"]
     assert json.loads(lines[1].partition(" ")[2]) == {
-        "features": ["AVX", "VNNI"], "variants": ["", "flash attention", "repacked", "repacked, flash attention"]
+        "features": ["AVX", "VNNI"],
+        "variants": ["", "flash attention", "repacked", "repacked, flash attention", best],
     }  # fmt: skip
     prompt = f"decode {ids[0]}:0:1:0:0 {ids[1]}:1:1:0:0 {ids[2]}:2:1:0:1"
     steps = [f"decode {ids[2 * at]}:{at}:1:0:1 {ids[2 * at + 1]}:{at}:1:1:1" for at in (2, 3)]
     expected = [
         "load 0 1 0", lines[1],
-        "turn", "load 0 1 1", "context 1 0 256 1 512 512 3 3", "remove 0 0 -1", prompt, "logits 2",
+        "turn", "load 0 1 1", "context 1 0 00 256 1 512 512 3 3", "remove 0 0 -1", prompt, "logits 2",
         "turn", "remove 0 0 -1", prompt, "logits 2", "free",
-        "turn", "context 0 1 512 2 512 512 3 3", f"decode {ids[0]}:0:1:0:0 {ids[1]}:1:1:0:1", "logits 1",
+        "turn", "context 1 1 88 512 2 512 512 3 3", f"decode {ids[0]}:0:1:0:0 {ids[1]}:1:1:0:1", "logits 1",
         "copy 0 1 -1 -1", "remove 0 2 -1", "remove 1 2 -1", steps[0], "logits 1", steps[1], "logits 1",
         "turn", "remove 0 2 -1", "remove 1 2 -1", steps[0], "logits 1", steps[1], "logits 1", "free",
     ]  # fmt: skip
@@ -191,7 +198,7 @@ def test_ik_llama_is_called_by_its_own_header(tmp_path: Path, before: int) -> No
 def test_ik_llama_that_does_not_work(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     api = sides_ik_llama.bind(sides_ik_llama.build(checkout(tmp_path), tmp_path))
     assert api.ik_load(b"absent", 0) is None
-    context = api.ik_context(api.ik_load(b"some", 0), 512, 1, 1, 0)
+    context = api.ik_context(api.ik_load(b"some", 0), 512, 1, 1, 0, 0)
     for n, status in ((0, -1), (12, 0), (13, 1), (513, -1)):
         zeros = np.zeros(513, np.int32)
         assert api.ik_decode(context, n, zeros, zeros, zeros, np.zeros(513, np.int8)) == status
