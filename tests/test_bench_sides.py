@@ -39,6 +39,23 @@ def test_who_loads_what() -> None:
     ]
 
 
+def test_the_best_variant_goes_on() -> None:
+    """The better of two turns counts: the first one may have been disturbed."""
+    answers = {"a": [9.0, 2.0], "b": [3.0, 4.0]}
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(*question: Any) -> float | None:
+        asked.append(question)
+        return answers[question[2]].pop(0) if question[0] == "turn" else None
+
+    field: Any = types.SimpleNamespace(workers={"x": types.SimpleNamespace(ask=ask)}, facts={"x": {"variants": "ab"}})
+    case = Case("decode", 6)
+    assert compare_files.Field.variants(field, case) == ({"x": "a"}, {"x a": 3.0, "x b": 2.0})
+    assert [(question[0], question[2]) for question in asked] == [
+        ("turn", "a"), ("turn", "b"), ("turn", "a"), ("turn", "b"), ("drop", "b")
+    ]  # fmt: skip
+
+
 # ---- ik_llama.cpp ----
 
 HEADER = """
