@@ -107,7 +107,8 @@ class Field:
         """What each side loads, and how; exported folders are named by the end of their name."""
         found = dict.fromkeys(SIDES, (self.file, self.how))
         if self.args.ik_library:
-            found["ik_llama.cpp"] = self.file, {"library": self.args.ik_library}
+            how = {"library": self.args.ik_library, "version": sides_ik_llama.version(self.args.ik_llama)}
+            found["ik_llama.cpp"] = self.file, how
         for program, folders in (("OpenVINO", self.args.openvino), ("CTranslate2", self.args.ctranslate2)):
             found |= {f"{program} {path.name.rpartition('-')[2]}": (path, self.how) for path in folders}
         return found

@@ -53,6 +53,17 @@ def build(checkout: Path, where: Path) -> Path:
     return made
 
 
+def version(checkout: Path) -> str:
+    """Its commit, for it has no releases; "?" where git does not know."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--verify", "-q", "HEAD"]
+    if not (checkout / ".git").exists():  # or git would answer for a repository around it
+        return "?"
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()[:12] or "?"
+    except OSError:
+        return "?"
+
+
 def bind(file: Path) -> Any:
     """The compiled library, and through it those of ik_llama.cpp; pointers are given as such."""
     library = ctypes.CDLL(str(file))
@@ -78,7 +89,7 @@ def bind(file: Path) -> Any:
 class IkLlama:
     """A context for each case and variant; models are loaded when a variant first needs them, repacked (-rtr) or not.
 
-    how: "library", what `build` made. Sequences share the cells of the tokens that they have in common.
+    how: "library", what `build` made, and "version". Sequences share the cells of the tokens that they have in common.
     """
 
     variants = ("", FLASH, REPACKED, f"{REPACKED}, {FLASH}", f"{REPACKED}, {FLASH}, {Q8}")
@@ -86,6 +97,7 @@ class IkLlama:
     def __init__(self, file: Path, threads: int, how: dict[str, Any]) -> None:
         os.dup2(2, 1)  # it prints; standard output is for figures
         self.file, self.threads, self.api = file, threads, bind(how["library"])
+        self.version = how["version"]
         self.models: dict[bool, Any] = {}
         self.contexts: dict[tuple[Case, str], Any] = {}
         self.vocabulary = self.api.llama_n_vocab(self.model(False))
@@ -93,7 +105,7 @@ class IkLlama:
 
     def hello(self) -> dict[str, Any]:
         features = re.findall(r"(\w+) = 1", self.api.llama_print_system_info().decode())
-        return {"features": features, "variants": self.variants}
+        return {"version": self.version, "features": features, "variants": self.variants}
 
     def model(self, repacked: bool) -> Any:
         if repacked not in self.models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,14 +27,14 @@ from sides import Case  # noqa: E402
 from sides_ctranslate2 import CTranslate2  # noqa: E402
 
 
-def test_who_loads_what() -> None:
+def test_who_loads_what(tmp_path: Path) -> None:
     file, how = Path("some.gguf"), {"isa": None}
-    args = types.SimpleNamespace(ik_library=None, openvino=[], ctranslate2=[])
+    args = types.SimpleNamespace(ik_library=None, ik_llama=tmp_path, openvino=[], ctranslate2=[])
     field: Any = types.SimpleNamespace(file=file, how=how, args=args)
     assert compare_files.Field.sides(field) == {"lanewise": (file, how), "llama.cpp": (file, how)}
     args.ik_library, args.openvino, args.ctranslate2 = Path("ik.so"), [Path("ov-int4")], [Path("a/ct2-int8")]
     assert list(compare_files.Field.sides(field).items())[2:] == [
-        ("ik_llama.cpp", (file, {"library": Path("ik.so")})),
+        ("ik_llama.cpp", (file, {"library": Path("ik.so"), "version": "?"})),
         ("OpenVINO int4", (Path("ov-int4"), how)),
         ("CTranslate2 int8", (Path("a/ct2-int8"), how)),
     ]
@@ -172,7 +173,7 @@ import json, sys
 sys.path.append(sys.argv[1])
 import sides
 from pathlib import Path
-side = sides.make("ik_llama.cpp", Path(sys.argv[3]), 3, {"library": Path(sys.argv[2])})
+side = sides.make("ik_llama.cpp", Path(sys.argv[3]), 3, {"library": Path(sys.argv[2]), "version": "1"})
 sys.stderr.write("hello " + json.dumps(side.hello()) + "\\n")
 for case, variant in ((sides.Case("prefill", 3), "repacked"), (sides.Case("decode", 2, 2, 2), sys.argv[4])):
     for turn in range(2):
@@ -195,6 +196,7 @@ def test_ik_llama_is_called_by_its_own_header(tmp_path: Path, before: int) -> No
     ids = sides.ids_of(100, 1 << 16).tolist()
     lines = [line for line in done.stderr.splitlines() if line != "on standard output"]
     assert json.loads(lines[1].partition(" ")[2]) == {
+        "version": "1",
         "features": ["AVX", "VNNI"],
         "variants": ["", "flash attention", "repacked", "repacked, flash attention", best],
     }  # fmt: skip
@@ -246,6 +248,16 @@ def test_ik_llama_that_is_none(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("--ik-llama: ")
     assert "expected one" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_ik_llama_is_known_by_its_commit(tmp_path: Path) -> None:
+    assert sides_ik_llama.version(tmp_path) == "?"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert sides_ik_llama.version(tmp_path) == "?"
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", sides_ik_llama.version(tmp_path))
 
 
 # ---- CTranslate2 ----
