@@ -1,4 +1,4 @@
-"""A model here and elsewhere, in turn: a folder in PyTorch/transformers, a GGUF file in llama.cpp.
+"""A model here and elsewhere, in turn: a folder in PyTorch/transformers, a GGUF file in llama.cpp and others.
 
     python bench/compare.py FOLDER [--dtype bfloat16,float32] [--prefill 512] [--decode 64]
     python bench/compare.py FILE.gguf ... [--what prefill,decode,deep,batch,load] [--depth 2048] [--sequences 8,32]
@@ -6,6 +6,7 @@
 Rounds are interleaved, medians count, a ratio is ours over theirs in the same run. Files: decode also after --depth
 tokens and with several sequences together (128 tokens each before), the better of llama.cpp's two kinds of attention;
 load: seconds from loading to the first token and the peak of memory, in fresh processes, the file in the page cache.
+Besides llama.cpp: ik_llama.cpp (--ik-llama) with the same file; OpenVINO and CTranslate2 with folders of that shape.
 """
 
 from __future__ import annotations
@@ -120,6 +121,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=numbers, default=[8, 32], help="of files: decoded together")
     parser.add_argument("--kv-dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of files")
     parser.add_argument("--openvino", type=Path, nargs="*", default=[], help="of files: exported folders, beside them")
+    parser.add_argument("--ctranslate2", type=Path, nargs="*", default=[], help="of files: converted folders, likewise")
+    parser.add_argument("--ik-llama", type=Path, metavar="CHECKOUT", help="of files: ik_llama.cpp, built in there")
     args = parser.parse_args()
     if unknown := set(args.what) - set(compare_files.WHAT):
         parser.error(f"--what: {', '.join(sorted(unknown))} is none of {', '.join(compare_files.WHAT)}")

@@ -1,16 +1,19 @@
-"""GGUF files here and in llama.cpp, whole models in turn: the page of `compare.py FILE.gguf ...`."""
+"""GGUF files here and in llama.cpp and others, whole models in turn: the page of `compare.py FILE.gguf ...`."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import common
+import sides_ik_llama
 from sides import SIDES, Case, First, make
 from workers import Worker, WorkerError
 
@@ -80,15 +83,13 @@ def row(case: Case, work: Work, rounds: list[Round]) -> dict[str, Any]:
 
 
 class Field:
-    """One file: a process for each side, the cases in turn, the better variant of each side going on."""
+    """One file: a process for each side, the cases in turn, the best variant of each side going on."""
 
     def __init__(self, file: Path, args: argparse.Namespace, limits: common.Limits) -> None:
         self.file, self.args, self.threads = file, args, limits.context.threads
         self.how = {"kv_dtype": args.kv_dtype, "isa": args.isa}
-        self.paths = dict.fromkeys(SIDES, file) | {
-            f"OpenVINO {path.name.rpartition('-')[2]}": path for path in args.openvino
-        }
-        self.workers = {n: Worker(n, path, self.threads, self.how, make=make) for n, path in self.paths.items()}
+        self.given = {name: (path, self.threads, how) for name, (path, how) in self.sides().items()}
+        self.workers = {name: Worker(name, *given, make=make) for name, given in self.given.items()}
         self.facts: dict[str, Any] = {}
         for name, worker in list(self.workers.items()):
             try:
@@ -102,12 +103,24 @@ class Field:
         what = (self.work.arithmetic, "read")
         self.limits = {name.removeprefix("limit "): run for name, run in limits.contenders(*what).items()}
 
+    def sides(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """What each side loads, and how; exported folders are named by the end of their name."""
+        found = dict.fromkeys(SIDES, (self.file, self.how))
+        if self.args.ik_library:
+            how = {"library": self.args.ik_library, "version": sides_ik_llama.version(self.args.ik_llama)}
+            found["ik_llama.cpp"] = self.file, how
+        for program, folders in (("OpenVINO", self.args.openvino), ("CTranslate2", self.args.ctranslate2)):
+            found |= {f"{program} {path.name.rpartition('-')[2]}": (path, self.how) for path in folders}
+        return found
+
     def variants(self, case: Case) -> tuple[dict[str, str], dict[str, float]]:
-        """The better variant of each side, and tokens/s of each in this first turn, which does not count."""
+        """The best variant of each side, and tokens/s of each in the better of two turns, which do not count."""
         found: dict[str, str] = {}
         speeds: dict[str, float] = {}
         for name, worker in self.workers.items():
-            seconds = {variant: worker.ask("turn", case, variant) for variant in self.facts[name]["variants"]}
+            seconds: dict[str, float] = {}
+            for variant in 2 * list(self.facts[name]["variants"]):  # a first turn alone may only have been unlucky
+                seconds[variant] = min(seconds.get(variant, math.inf), worker.ask("turn", case, variant))
             found[name] = min(seconds, key=lambda variant: seconds[variant])
             speeds |= {f"{name} {v}".strip(): case.tokens * case.sequences / s for v, s in seconds.items()}
             for variant in seconds:
@@ -154,7 +167,7 @@ class Field:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in self.workers}
         for _ in range(self.args.repeat):
             for name, values in found.items():
-                worker = Worker(name, self.paths[name], self.threads, self.how, PROMPT, make=First)
+                worker = Worker(name, *self.given[name], PROMPT, make=First)
                 try:
                     values.append(worker.hello())
                 finally:
@@ -204,6 +217,15 @@ def page(field: Field, rows: list[dict[str, Any]], first: dict[str, Any]) -> str
 
 def run(args: argparse.Namespace) -> None:
     """All files; prints and writes as the other benchmarks do."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            args.ik_library = args.ik_llama and sides_ik_llama.build(args.ik_llama, Path(folder))
+        except ValueError as error:
+            raise SystemExit(f"--ik-llama: {error}") from None
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
     limits = common.Limits(args.threads, args.isa)
     runs, text = [], ""
     args.seconds /= len(args.source)

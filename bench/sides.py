@@ -6,6 +6,7 @@ are in the cache before; `drop(case, variant)`, which will not be asked for agai
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from dataclasses import dataclass
@@ -224,15 +225,19 @@ class LlamaCpp:
 
 
 SIDES: dict[str, Any] = {"lanewise": Lanewise, "llama.cpp": LlamaCpp}
+ELSEWHERE = {  # the first word of a side's name -> what it imports, its module here, its class
+    "OpenVINO": ("openvino", "sides_openvino", "OpenVino"),
+    "CTranslate2": ("ctranslate2", "sides_ctranslate2", "CTranslate2"),
+    "ik_llama.cpp": ("ctypes", "sides_ik_llama", "IkLlama"),
+}
 
 
 def side(name: str) -> Any:
-    """The class of a side; libraries are imported where they are used."""
-    if name.startswith("OpenVINO"):
-        import openvino  # noqa: F401  importing is not loading
-        from sides_openvino import OpenVino
-
-        return OpenVino
+    """The class of a side; libraries are imported where they are used, which is not loading."""
+    if (first := name.split()[0]) in ELSEWHERE:
+        library, module, kind = ELSEWHERE[first]
+        importlib.import_module(library)
+        return getattr(importlib.import_module(module), kind)
     if name == "llama.cpp":
         import llama_cpp  # noqa: F401
     return SIDES[name]
