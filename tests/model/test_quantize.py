@@ -121,6 +121,15 @@ def test_no_block_is_worse_than_plain_rounding(
     assert (ours <= errors(x, plain, size, factor) * (1 + 1e-5) + 1e-12 * errors(x, 0, size, factor)).all()
 
 
+def test_q8_0_leaves_the_code_minus_128_out() -> None:
+    """ggml's encoder never writes it, and ik_llama.cpp's products overflow on it."""
+    x = np.concatenate(
+        [random_rows(64, 256, spread=1.0), -np.abs(random_rows(64, 256, 1, 3.0)), random_rows(4, 256) * 1e38]
+    )
+    codes = quantize_rows(x, "Q8_0").reshape(-1, 34)[:, 2:].view(np.int8)
+    assert codes.min() == -127 and codes.max() == 127
+
+
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"])
 def test_gaussian_error_is_well_below_the_reference_quantiser(name: str) -> None:
     gguf = pytest.importorskip("gguf")

@@ -40,7 +40,7 @@ def cuts_of(*shares: float) -> list[tuple[float, float]]:
 # The codes that the greatest number of a block may get: both signs where the codes are not symmetric.
 _TOPS_4 = [-8.0, *grid(-8.7, -5.6, 12), *grid(5.3, 7.6, 9)]
 _TOPS_5 = [-16.0, *grid(-16.6, -12.5, 10), *grid(12.0, 15.6, 8)]
-_TOPS_8 = [127.0, *grid(124.6, 127.4, 6), *grid(-128.4, -124.6, 8)]
+_TOPS_8 = [127.0, *grid(124.6, 127.4, 6), *grid(-127.4, -124.6, 6)]  # without -128: no reference encoder writes it
 _TOPS_BOOK = [-127.0, *grid(-136, -90, 11), *grid(82, 119, 9)]
 _CUTS_4 = cuts_of(-0.03, -0.01, 0.01, 0.03, 0.05, 0.08)
 _CUTS_5 = cuts_of(-0.01, 0.0, 0.01, 0.02, 0.03, 0.045)
@@ -117,7 +117,7 @@ def _q5_0(c: Columns, exponent: Ints) -> Bytes:
 
 
 def _q8_0(c: Columns, exponent: Ints) -> Bytes:
-    scale, q = _symmetric(c, exponent, Code(-128, 127), _TOPS_8)
+    scale, q = _symmetric(c, exponent, Code(-127, 127), _TOPS_8)
     return np.concatenate([half_bytes(scale), np.ascontiguousarray(q.astype(np.int8).T).view(np.uint8)], axis=1)
 
 
