@@ -21,7 +21,8 @@ struct lw_weight {
     size_t panel_bytes;      /* lines per panel * 64 */
     unsigned char *lines;    /* panel after panel */
     int32_t *sums;           /* P8: [panels * 16] 128 times the sum of each output's weights, for uint8 activations */
-    size_t bytes;
+    int32_t *order;          /* NULL, or [k] of a quantised format: the input that each packed one is */
+    size_t bytes;            /* of the lines */
     int borrowed;            /* the lines are somebody else's, and read only */
 };
 

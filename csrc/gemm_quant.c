@@ -29,18 +29,38 @@ typedef struct plan {
     size_t row_bytes;            /* of quantised activations */
     size_t panel_bytes;          /* of an expanded panel */
     unsigned char *staged, *buffers;
+    float *gathered;             /* a row group of each worker: the activations in the order of the weight's inputs */
+    int64_t gather_ld;
 } plan;
 
 static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
 static int64_t group_row(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
 
+/* Rows in the order of the weight's inputs. Row by row: one that is picked from has to be in L1, and the next comes meanwhile. */
+static void gather_rows(const plan *p, int64_t rows, const float *a, float *out)
+{
+    const int32_t *order = p->g->w->order;
+    for (int64_t r = 0, k = p->g->w->k; r < rows; r++, out += p->gather_ld) {
+        const float *row = a + r * p->g->lda, *next = row + p->g->lda;
+        for (int64_t i = 0; i < k; i += LW_LANES) {      /* k is a multiple of 32 */
+            __builtin_prefetch(next + i, 0, 3);
+            for (int64_t j = i; j < i + LW_LANES; j++) out[j] = row[order[j]];
+        }
+    }
+}
+
 static void quantize_group(void *arg, int64_t group, int worker)
 {
-    (void)worker;
     const plan *p = arg;
-    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row;
-    p->kernels->quantize(p->act_form, (int)rows, p->g->w->k, (const float *)p->g->a + (p->row0 + row) * p->g->lda, p->g->lda,
-                         p->staged + (size_t)row * p->row_bytes);
+    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row, lda = p->g->lda;
+    const float *a = (const float *)p->g->a + (p->row0 + row) * lda;
+    if (p->g->w->order) {
+        float *gathered = p->gathered + worker * (p->low + 1) * p->gather_ld;
+        gather_rows(p, rows, a, gathered);
+        a = gathered;
+        lda = p->gather_ld;
+    }
+    p->kernels->quantize(p->act_form, (int)rows, p->g->w->k, a, lda, p->staged + (size_t)row * p->row_bytes);
 }
 
 /* The rows of c lie far apart, and tiles would wait for each of them. */
@@ -172,9 +192,12 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
     p->slice = lw_round_up(lw_ceil_div(PAIR * (int64_t)w->panel_bytes, lw_ceil_div(p->groups, p->blocks)), LW_LINE);
     size_t staged = (size_t)lw_round_up(p->rows * (int64_t)p->row_bytes, LW_LINE);
     size_t buffers = expand ? (size_t)threads * PAIR * p->panel_bytes : 0;
-    LW_TRY(lw_block_reserve(&ctx->scratch, staged + buffers));
+    p->gather_ld = w->k + LW_LANES;   /* rows apart in the caches */
+    size_t gathered = w->order ? (size_t)(threads * (p->low + 1) * p->gather_ld) * sizeof(float) : 0;
+    LW_TRY(lw_block_reserve(&ctx->scratch, staged + (size_t)lw_max((int64_t)buffers, (int64_t)gathered)));
     p->staged = ctx->scratch.data;
     p->buffers = expand ? p->staged + staged : NULL;
+    p->gathered = (float *)(p->staged + staged);   /* needed before the buffers are */
     return LW_OK;
 }
 

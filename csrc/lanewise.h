@@ -66,7 +66,7 @@ void lw_weight_free(lw_weight *w);
 int64_t lw_weight_n(const lw_weight *w);
 int64_t lw_weight_k(const lw_weight *w);
 lw_format lw_weight_format(const lw_weight *w);
-size_t lw_weight_bytes(const lw_weight *w);
+size_t lw_weight_bytes(const lw_weight *w);  /* of the lines and the order */
 int64_t lw_weight_row_bytes(const lw_weight *w);   /* of a source row of LW_BLOCKS; 0 if the format takes none */
 /* Packs `rows` source rows (k elements each, row_stride and col_stride in bytes). Source row i becomes output
  * row0 + i when step = 1. With step > 1 whole panels of 16 alternate: source row i becomes output
@@ -80,6 +80,9 @@ typedef struct lw_source {
 } lw_source;
 lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source);
 lw_status lw_weight_unpack(const lw_weight *w, int64_t row0, int64_t rows, float *out);  /* out[rows][k] */
+/* Quantised formats: what is packed as input i is input order[i], a permutation of 0 .. k-1, copied. Products gather their
+ * activations so before they quantise them; unpacked rows are in the order of the inputs. Before w is used, and once. */
+lw_status lw_weight_set_order(lw_weight *w, const int32_t *order);
 /* A weight over lines that lie elsewhere (what lw_weight_lines gave, written to a file and mapped): lw_weight_size bytes at
  * a multiple of 64, borrowed for w's life, never written. Any bytes are safe. Not for P8, which keeps sums beside them. */
 lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out);

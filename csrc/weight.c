@@ -136,14 +136,31 @@ void lw_weight_free(lw_weight *w)
     if (!w) return;
     if (!w->borrowed) lw_memory_free(w->lines, w->bytes);
     free(w->sums);
+    free(w->order);
     free(w);
+}
+
+lw_status lw_weight_set_order(lw_weight *w, const int32_t *order)
+{
+    if (!w || !order || w->order || w->format < LW_Q4_0) return LW_E_ARGUMENT;
+    unsigned char *seen = calloc((size_t)w->k + 1, 1);
+    int32_t *copy = malloc(((size_t)w->k + 1) * sizeof *copy);
+    lw_status status = seen && copy ? LW_OK : LW_E_MEMORY;
+    for (int64_t i = 0; i < w->k && status == LW_OK; i++) {
+        copy[i] = order[i];                        /* read once: what is checked is what is kept */
+        if (copy[i] < 0 || copy[i] >= w->k || seen[copy[i]]++) status = LW_E_ARGUMENT;
+    }
+    free(seen);
+    if (status == LW_OK) w->order = copy;
+    else free(copy);
+    return status;
 }
 
 const void *lw_weight_lines(const lw_weight *w) { return w->lines; }
 int64_t lw_weight_n(const lw_weight *w) { return w->n; }
 int64_t lw_weight_k(const lw_weight *w) { return w->k; }
 lw_format lw_weight_format(const lw_weight *w) { return w->format; }
-size_t lw_weight_bytes(const lw_weight *w) { return w->bytes; }
+size_t lw_weight_bytes(const lw_weight *w) { return w->bytes + (w->order ? (size_t)w->k * sizeof *w->order : 0); }
 
 /* ---- packing ------------------------------------------------------------------------------------------------------- */
 enum { BLOCK_LINES = 128, STAGE = BLOCK_LINES + 16 };   /* words per row of the stage: rows must not fall into one cache set */

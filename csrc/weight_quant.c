@@ -406,7 +406,13 @@ void lw_quant_unpack_row(const lw_weight *w, int64_t row, float *out)
         get_scales((lw_scales)q->scales, panel, lane, &s);
         for (int i = 0; i < n / LW_PIECE; i++)
             get_codes((lw_code)q->code, panel + q->header + i * q->piece + 4 * lane, s.code + LW_PIECE * i);
-        values(q, &s, n, out + k);
         panel += q->header + 8 * q->piece;
+        if (!w->order) {
+            values(q, &s, n, out + k);
+            continue;
+        }
+        float part[LW_SUPER];
+        values(q, &s, n, part);
+        for (int i = 0; i < n; i++) out[w->order[k + i]] = part[i];
     }
 }

@@ -1,4 +1,4 @@
-/* test_runtime.c - pool and weights in plain C, so that sanitizers can watch. `test_runtime [pool|weight]` */
+/* test_runtime.c - pool and weights in plain C, so that sanitizers can watch. `test_runtime [pool|weight|order]` */
 #include "../context.h"
 #include "check.h"
 #include <math.h>
@@ -204,6 +204,58 @@ static void test_weight(lw_ctx *ctx)
     lw_weight_free(NULL);
 }
 
+/* ---- the order of inputs ------------------------------------------------------------------------------------------- */
+enum { ORDER_N = 40, ORDER_K = 288, ORDER_ROWS = 100, ORDER_BYTES = ORDER_K / 32 * 18 };
+
+static void test_order(lw_ctx *ctx)
+{
+    static unsigned char blocks[ORDER_N][ORDER_BYTES];
+    static float a[ORDER_ROWS][ORDER_K], gathered[ORDER_ROWS][ORDER_K], c[2][ORDER_ROWS][ORDER_N], out[2][ORDER_N][ORDER_K];
+    int32_t order[ORDER_K], wrong[ORDER_K];
+    for (int i = 0; i < ORDER_K; i++) order[i] = i;
+    for (int i = ORDER_K - 1; i > 0; i--) {
+        int j = (int)(bits() % (unsigned)(i + 1)), held = order[i];
+        order[i] = order[j], order[j] = held;
+    }
+    for (int o = 0; o < ORDER_N; o++)
+        for (int i = 0; i < ORDER_BYTES; i++) blocks[o][i] = i % 18 == 1 ? 0x3c : (unsigned char)bits();
+    for (int r = 0; r < ORDER_ROWS; r++) {
+        for (int k = 0; k < ORDER_K; k++) a[r][k] = uniform();
+        for (int k = 0; k < ORDER_K; k++) gathered[r][k] = a[r][order[k]];
+    }
+    lw_weight *w[2], *floats;
+    lw_source s = {blocks, LW_BLOCKS, ORDER_N, ORDER_BYTES, 1};
+    for (int i = 0; i < 2; i++) {
+        CHECK(lw_weight_create(LW_Q4_0, ORDER_N, ORDER_K, &w[i]) == LW_OK, "create");
+        CHECK(lw_weight_pack(ctx, w[i], 0, 1, &s) == LW_OK, "pack");
+    }
+    for (int i = 0; i < 4; i++) {
+        memcpy(wrong, order, sizeof order);
+        wrong[i * 90] = i == 0 ? -1 : i == 1 ? ORDER_K : i == 2 ? INT32_MIN : order[i * 90 - 1];
+        CHECK(lw_weight_set_order(w[0], wrong) == LW_E_ARGUMENT, "wrong order %d", i);
+    }
+    CHECK(lw_weight_set_order(w[0], NULL) == LW_E_ARGUMENT, "no order");
+    CHECK(lw_weight_set_order(w[0], order) == LW_OK, "set");
+    CHECK(lw_weight_set_order(w[0], order) == LW_E_ARGUMENT, "set twice");
+    CHECK(lw_weight_bytes(w[0]) == lw_weight_bytes(w[1]) + sizeof order, "bytes");
+    CHECK(lw_weight_create(LW_P32, 1, ORDER_K, &floats) == LW_OK, "create");
+    CHECK(lw_weight_set_order(floats, order) == LW_E_ARGUMENT, "of floats");
+    for (int rows = 1; rows <= ORDER_ROWS; rows += rows < 9 ? 1 : 13) {
+        for (int i = 0; i < 2; i++) {
+            lw_gemm_args g = {.a = i ? gathered[0] : a[0], .lda = ORDER_K, .w = w[i], .c = c[i][0], .ldc = ORDER_N, .m = rows};
+            CHECK(lw_gemm(ctx, &g) == LW_OK, "product");
+        }
+        CHECK(!memcmp(c[0], c[1], sizeof c[0][0] * (size_t)rows), "%d rows", rows);
+    }
+    for (int i = 0; i < 2; i++) CHECK(lw_weight_unpack(w[i], 0, ORDER_N, out[i][0]) == LW_OK, "unpack");
+    int differ = 0;
+    for (int o = 0; o < ORDER_N; o++)
+        for (int k = 0; k < ORDER_K; k++) differ += word(out[0][o][order[k]]) != word(out[1][o][k]);
+    CHECK(!differ, "unpacked: %d differ", differ);
+    for (int i = 0; i < 2; i++) lw_weight_free(w[i]);
+    lw_weight_free(floats);
+}
+
 int main(int argc, char **argv)
 {
     const char *only = argc > 1 ? argv[1] : "";
@@ -211,6 +263,7 @@ int main(int argc, char **argv)
     if (lw_ctx_create(&(lw_options){NULL, 2}, &ctx) != LW_OK) return 2;
     if (!*only || !strcmp(only, "pool")) test_pool(!*only);   /* alone: without forks, which the thread sanitizer does not know */
     if (!*only || !strcmp(only, "weight")) test_weight(ctx);
+    if (!*only || !strcmp(only, "order")) test_order(ctx);
     lw_ctx_free(ctx);
     return report();
 }

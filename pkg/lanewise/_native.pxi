@@ -123,6 +123,7 @@ cdef extern from "lanewise.h" nogil:
     lw_status lw_weight_pack(lw_ctx *, lw_weight *, int64_t, int, const lw_source *)
     lw_status lw_weight_unpack(const lw_weight *, int64_t, int64_t, float *)
     lw_status lw_weight_borrow(lw_format, int64_t, int64_t, const void *, lw_weight **)
+    lw_status lw_weight_set_order(lw_weight *, const int32_t *)
     const void *lw_weight_lines(const lw_weight *)
     lw_status lw_weight_checksum(lw_ctx *, const lw_weight *, uint64_t *)
     lw_status lw_gemm(lw_ctx *, const lw_gemm_args *)

@@ -38,8 +38,11 @@ class Weight:
     k: int
     format: str
     nbytes: int
-    def __init__(self, format: str, n: int, k: int, lines: Any = None) -> None:
-        """lines: bytes of packed_size at a multiple of 64, borrowed, as the weight's own buffer has them."""
+    def __init__(self, format: str, n: int, k: int, lines: Any = None, order: Any = None) -> None:
+        """lines: bytes of packed_size at a multiple of 64, borrowed, as the weight's own buffer has them.
+
+        order: int32[k], a permutation: what is packed as input i is input order[i]. Quantised formats only.
+        """
     def __buffer__(self, flags: int, /) -> memoryview:
         """The lines, read only."""
     def checksum(self, ctx: Context) -> int: ...

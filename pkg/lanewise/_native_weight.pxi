@@ -11,20 +11,25 @@ cdef class Weight:
     cdef lw_weight *h
     cdef _View lines
 
-    def __cinit__(self, str format, int64_t n, int64_t k, lines=None):
+    def __cinit__(self, str format, int64_t n, int64_t k, lines=None, order=None):
         cdef int64_t size = packed_size(format, n, k)
+        cdef _View inputs = _i32(order, 1) if order is not None else None
+        _require(inputs is None or inputs.n(0) == k, f"an order of {k} inputs expected")
         if lines is None:
             _check(lw_weight_create(_FORMATS[format], n, k, &self.h))
-            return
-        self.lines = _View(lines, "B", 1)
-        _require(self.lines.n(0) == size, f"{size} bytes of lines expected, got {self.lines.n(0)}")
-        _check(lw_weight_borrow(_FORMATS[format], n, k, self.lines.b.buf, &self.h))
+        else:
+            self.lines = _View(lines, "B", 1)
+            _require(self.lines.n(0) == size, f"{size} bytes of lines expected, got {self.lines.n(0)}")
+            _check(lw_weight_borrow(_FORMATS[format], n, k, self.lines.b.buf, &self.h))
+        if inputs is not None:
+            _check(lw_weight_set_order(self.h, <int32_t *>inputs.b.buf))
 
     def __dealloc__(self):
         lw_weight_free(self.h)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, <void *>lw_weight_lines(self.h), lw_weight_bytes(self.h), 1, flags)
+        PyBuffer_FillInfo(buffer, self, <void *>lw_weight_lines(self.h),
+                          lw_weight_size(lw_weight_format(self.h), self.n, self.k), 1, flags)
 
     @property
     def n(self):

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from tiny import Player, same_bits, some_ids, usable_isas
 
 import lanewise
-from lanewise import _native
 from lanewise.model import packed_cache
 from lanewise.model.model import Model, make_context
 from lanewise.model.pack import plan_of
@@ -135,7 +134,7 @@ def test_cut_off_anywhere(whole: Entry, data: st.DataObject) -> None:
 
 def test_cut_off_at_every_edge(whole: Entry) -> None:
     held = whole.path.read_bytes()
-    sizes = [_native.packed_size(*matrix) for matrix in whole.plan]
+    sizes = [matrix.line_bytes for matrix in whole.plan]
     begin = len(held) - sum(sizes)
     ends = [begin + sum(sizes[:i]) for i in range(len(sizes))]
     for length in [*range(100), *(end + d for end in ends for d in (-64, -1, 0, 1, 64)), len(held) - 1]:
@@ -153,7 +152,7 @@ def test_any_altered_byte(whole: Entry, data: st.DataObject) -> None:
 
 def test_every_byte_of_the_header(whole: Entry) -> None:
     held = whole.path.read_bytes()
-    begin = len(held) - sum(_native.packed_size(*matrix) for matrix in whole.plan)
+    begin = len(held) - sum(matrix.line_bytes for matrix in whole.plan)
     for at in range(begin):
         assert damaged(whole, held[:at] + bytes([held[at] ^ 1 << at % 8]) + held[at + 1 :]), at
 

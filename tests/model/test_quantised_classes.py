@@ -41,6 +41,13 @@ def in_blocks(k: int) -> Array:
     return np.repeat(order, 32)
 
 
+def uneven(r: np.random.Generator, k: int) -> Array:
+    """Groups of 32 in any order, but one input is in another's group."""
+    order = np.arange(k) // 32
+    order[-1] = 0
+    return r.permutation(order)
+
+
 def fp8(scale: float, dtype: str = "F32") -> Writer:
     """All scales are a power of two times `scale`."""
 
@@ -71,7 +78,26 @@ CASES: dict[str, tuple[dict[str, Any], Writer, str | None]] = {
     "gptq 8 bits zeros": (GROUPS | {"bits": 8}, lambda r, n, k: writers.gptq(draw(r, n, k, 8, 32)), None),
     "gptq act-order": (
         GROUPS | {"desc_act": True},
-        lambda r, n, k: writers.gptq(draw(r, n, k, 4, 32), g_idx=r.permutation(np.arange(k) // 32)), None,
+        lambda r, n, k: writers.gptq(draw(r, n, k, 4, 32), g_idx=r.permutation(np.arange(k) // 32)), "q5_0",
+    ),
+    "gptq act-order symmetric": (
+        GPTQ | {"group_size": 64, "desc_act": True},
+        lambda r, n, k: writers.gptq(drawn(r, n, k, 4, 64, zeros=8), g_idx=r.permutation(np.arange(k) // 64)), "q4_0",
+    ),
+    "gptq act-order 8 bits": (
+        GROUPS | {"bits": 8, "desc_act": True},
+        lambda r, n, k: writers.gptq(drawn(r, n, k, 8, 32, zeros=128), g_idx=r.permutation(np.arange(k) // 32)), "q8_0",
+    ),
+    "gptq act-order groups of 16": (
+        GPTQ | {"desc_act": True},
+        lambda r, n, k: writers.gptq(draw(r, n, k, 4, 16), g_idx=r.permutation(np.arange(k) // 16)), None,
+    ),
+    "gptq act-order uneven groups": (
+        GROUPS | {"desc_act": True}, lambda r, n, k: writers.gptq(draw(r, n, k, 4, 32), g_idx=uneven(r, k)), None
+    ),
+    "packed int4 act-order": (
+        compressed("pack-quantized", num_bits=4, strategy="group", group_size=32, actorder="group"),
+        lambda r, n, k: writers.packed_ints(draw(r, n, k, 4, 32), g_idx=r.permutation(np.arange(k) // 32)), "q4_0",
     ),
     "gptq act-order in order": (
         GROUPS | {"desc_act": True}, lambda r, n, k: writers.gptq(draw(r, n, k, 4, 32), g_idx=np.arange(k) // 32),
@@ -128,7 +154,13 @@ EXACT = [name for name, case in CASES.items() if case[2] not in (None, "bfloat16
 
 
 def unpacked(weights: QuantisedWeights, format: str) -> Array:
-    return kernels.pack_blocks(weights.blocks("m.weight"), format).unpack()
+    places = kernels.pack_blocks(weights.blocks("m.weight"), format).unpack()
+    order = weights.blocks_order("m.weight")
+    if order is None:
+        return places
+    out = np.empty_like(places)
+    out[:, order] = places
+    return out
 
 
 @pytest.mark.parametrize("name", CASES)

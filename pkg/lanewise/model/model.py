@@ -259,8 +259,8 @@ def _given(generation: Any) -> dict[str, Any]:
 def plan_formats(spec: Spec, weights: Weights, dtype: str = "auto") -> dict[str, int]:
     """Bytes per packed format that the matrices will take."""
     plan: dict[str, int] = {}
-    for format, n, k in plan_of(spec, weights, dtype):
-        plan[format] = plan.get(format, 0) + _native.packed_size(format, n, k)
+    for matrix in plan_of(spec, weights, dtype):
+        plan[matrix.format] = plan.get(matrix.format, 0) + matrix.nbytes
     return plan
 
 

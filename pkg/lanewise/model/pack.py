@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import _native
-from .packed_cache import Entry, Writer
+from .packed_cache import Entry, Planned, Writer
 from .safetensors import Weights
 from .spec import Layer, Spec
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
+Order = np.ndarray[Any, np.dtype[np.int32]]
 Progress = Callable[[int, int, str], None]
 _TYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LANES = 16
@@ -23,7 +24,7 @@ LANES = 16
 class PackedLayer:
     """One layer's matrices in order of execution, and its vectors (float32, padded to whole lines).
 
-    qkv: (first output, matrix), one for each run of tensors of one format.
+    qkv: (first output, matrix), one for each run of tensors of one format and one order of the inputs.
     """
 
     qkv: list[tuple[int, _native.Weight]]
@@ -88,12 +89,13 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What of a matrix is packed together: n outputs from `first` on, in one format."""
+    """What of a matrix is packed together: n outputs from `first` on, in one format and one order of the inputs."""
 
     format: str
     first: int
     n: int
     parts: tuple[Part, ...]
+    order: Order | None = None
 
 
 def layer_matrices(spec: Spec, i: int) -> dict[str, Matrix]:
@@ -122,32 +124,39 @@ def runs_of(matrix: Matrix, spec: Spec, weights: Weights, dtype: str) -> list[Ru
     """How a matrix is packed. dtype: "auto" (as stored; float16 exactly, as float32) or a format.
 
     Float tensors of one matrix are bfloat16 together if all of them are stored so, else float32. Tensors quantised in
-    several ways become a run for each; where their panels alternate, float32.
+    several ways, or with their inputs in several orders, become a run for each; where their panels alternate, float32.
     """
     formats = [dtype] * len(matrix.parts)
+    orders: list[Order | None] = [None] * len(matrix.parts)
     if dtype == "auto":
         names = [spec.tensor_name(role, matrix.layer) for role, _, _ in matrix.parts]
-        formats = [weights.blocks_format(name) or _float_format(weights, name) for name in names]
-    if len(set(formats)) == 1:
-        return [Run(formats[0], 0, matrix.n, matrix.parts)]
+        found = [weights.blocks_format(name) for name in names]
+        formats = [format or _float_format(weights, name) for format, name in zip(found, names, strict=True)]
+        orders = [weights.blocks_order(name) if format else None for format, name in zip(found, names, strict=True)]
+    kinds = [
+        (format, None if order is None else order.tobytes()) for format, order in zip(formats, orders, strict=True)
+    ]
+    if len(set(kinds)) == 1:
+        return [Run(formats[0], 0, matrix.n, matrix.parts, orders[0])]
     if all(name in ("float32", "bfloat16") for name in formats) or any(step > 1 for _, _, step in matrix.parts):
         return [Run("float32", 0, matrix.n, matrix.parts)]
     ends = [first for _, first, _ in matrix.parts[1:]] + [matrix.n]
     runs: list[Run] = []
-    for part, format, end in zip(matrix.parts, formats, ends, strict=True):
-        if runs and runs[-1].format == format:
+    for i, (part, end) in enumerate(zip(matrix.parts, ends, strict=True)):
+        if i and kinds[i] == kinds[i - 1]:
             last = runs[-1]
-            runs[-1] = Run(format, last.first, end - last.first, (*last.parts, part))
+            runs[-1] = replace(last, n=end - last.first, parts=(*last.parts, part))
         else:
-            runs.append(Run(format, part[1], end - part[1], (part,)))
+            runs.append(Run(formats[i], part[1], end - part[1], (part,), orders[i]))
     return runs
 
 
-def plan_of(spec: Spec, weights: Weights, dtype: str) -> list[tuple[str, int, int]]:
-    """(format, outputs, inputs) of all that is packed, in the order in which it is."""
+def plan_of(spec: Spec, weights: Weights, dtype: str) -> list[Planned]:
+    """All that is packed, in the order in which it is."""
     return [
-        (run.format, run.n, matrix.k) for matrix in matrices_of(spec) for run in runs_of(matrix, spec, weights, dtype)
-    ]
+        Planned(run.format, run.n, matrix.k, run.order)
+        for matrix in matrices_of(spec) for run in runs_of(matrix, spec, weights, dtype)
+    ]  # fmt: skip
 
 
 def _float_format(weights: Weights, name: str) -> str:
@@ -231,7 +240,7 @@ class Packer:
 
     def run(self, matrix: Matrix, run: Run) -> _native.Weight:
         """Packs one run, and hands it to the cache."""
-        weight = _native.Weight(run.format, run.n, matrix.k)
+        weight = _native.Weight(run.format, run.n, matrix.k, order=run.order)
         for role, first, step in run.parts:
             name = self.spec.tensor_name(role, matrix.layer)
             if run.format == self.weights.blocks_format(name):

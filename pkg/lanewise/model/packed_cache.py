@@ -28,7 +28,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .. import __version__, _native
 
@@ -44,9 +46,34 @@ _PIECE = 16 << 20  # written at once: file systems with large pages take them as
 _HASHED = 8 << 20  # a file's digest is that of the digests of pieces of so many bytes
 _ABANDONED = 3600.0  # seconds after which a temporary file is nobody's
 
-Plan = Sequence[tuple[str, int, int]]  # format, outputs, inputs of each matrix
 Stamp = list[int]  # size, device, inode, times of modification and change in nanoseconds
 CacheOption = bool | str | os.PathLike[str] | None
+
+
+class Planned(NamedTuple):
+    """A matrix that is to be packed. order: of its inputs, int32[inputs], as _native.Weight takes it."""
+
+    format: str
+    outputs: int
+    inputs: int
+    order: np.ndarray[Any, np.dtype[np.int32]] | None = None
+
+    @property
+    def line_bytes(self) -> int:
+        return _native.packed_size(self.format, self.outputs, self.inputs)
+
+    @property
+    def nbytes(self) -> int:
+        """As the packed weight's: with the order."""
+        return self.line_bytes + (0 if self.order is None else self.order.nbytes)
+
+    def said(self) -> list[str | int]:
+        """In the header. The order is read from the source at each load: its digest says that the lines are in it."""
+        digest = [] if self.order is None else [hashlib.sha256(self.order.astype("<i4").tobytes()).hexdigest()]
+        return [self.format, self.outputs, self.inputs, *digest]
+
+
+Plan = Sequence[Planned]
 
 
 class _UnusableError(Exception):
@@ -133,11 +160,12 @@ class Entry:
             raise _UnusableError("made from another source, by other options or another version")
         found: list[_native.Weight] = []
         view, at = memoryview(lines), begin
-        for (format, n, k), sum in zip(self.plan, sums, strict=True):
-            nbytes = _native.packed_size(format, n, k)
+        for matrix, sum in zip(self.plan, sums, strict=True):
+            format, n, k, order = matrix
+            nbytes = matrix.line_bytes
             if nbytes > size - at:
                 raise _UnusableError("cut off")
-            weight = _native.Weight(format, n, k, view[at : at + nbytes])
+            weight = _native.Weight(format, n, k, view[at : at + nbytes], order)
             if f"{weight.checksum(ctx):016x}" != sum:
                 raise _UnusableError(f"altered (matrix {len(found)})")
             found.append(weight)
@@ -149,7 +177,7 @@ class Entry:
     def _header(self) -> dict[str, Any]:
         """All of the header but the checksums."""
         made = {"lanewise": __version__, "byteorder": sys.byteorder, "options": self.options}
-        return {**made, "plan": [list(matrix) for matrix in self.plan], "content": self.content()}
+        return {**made, "plan": [matrix.said() for matrix in self.plan], "content": self.content()}
 
     def content(self) -> str:
         """SHA-256 of the source files, from the stamp if it still holds."""
@@ -198,8 +226,13 @@ class Writer:
         self._entry = entry
         self._sums: list[str] = []
         self._file: _Temporary | None = None
-        total = sum(_native.packed_size(*matrix) for matrix in entry.plan)
-        room = _FIXED + 1024 + len(json.dumps([entry.options, entry.plan])) + 20 * len(entry.plan)
+        total = sum(matrix.line_bytes for matrix in entry.plan)
+        room = (
+            _FIXED
+            + 1024
+            + len(json.dumps([entry.options, [matrix.said() for matrix in entry.plan]]))
+            + 20 * len(entry.plan)
+        )
         unit = _HUGE if total > 8 * _HUGE else _PAGE  # lines in whole large pages, where the system has them
         self._begin = -(-room // unit) * unit
         with self._attempt():

@@ -84,6 +84,9 @@ class RoundedWeights(Weights):
             return self._weights.blocks(name)
         return np.concatenate(list(self._quantised(name)))
 
+    def blocks_order(self, name: str) -> np.ndarray[Any, Any] | None:
+        return None if name in self._kinds else self._weights.blocks_order(name)
+
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The values; LoadError, naming tensor and index, for a weight that is not finite or too large for its type."""
         kind = self._kinds.get(name)

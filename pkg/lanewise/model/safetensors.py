@@ -150,6 +150,10 @@ class Weights:
         """The rows of a tensor that has a blocks_format, uint8[rows, bytes]."""
         raise LoadError("holds no quantised blocks", file=self._shard(name).path, field=name)
 
+    def blocks_order(self, name: str) -> np.ndarray[Any, Any] | None:
+        """The input that stands in each place of `blocks`, int32[k], a permutation; None: each in its own."""
+        return None
+
     def release(self, name: str) -> None:
         """Tell the system that the pages which hold only `name` are not needed now; reading them again maps them again.
 

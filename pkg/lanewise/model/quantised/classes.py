@@ -3,6 +3,9 @@
 A class of the small types of GGUF has blocks of 32 with one float16 scale: d * (code - middle). (code - zero) * scale
 is that if the 32 inputs share a group, the scale is a float16, and code - zero lies in the range of the class. Both
 products are exact in float32, so the values are equal bit for bit. Layouts as in gguf_types.
+
+Act-order (GPTQ, `desc_act`) scatters the inputs of a group over the row. Sorted by group they are blocks again, and the
+product gathers its activations in the same order.
 """
 
 from __future__ import annotations
@@ -48,14 +51,34 @@ def _halves(scales: Array) -> bool:
         return bool((scales.astype(np.float16).astype(np.float32) == scales).all())
 
 
-def shared_groups(k: int, group: int, g_idx: Array | None) -> Array | None:
-    """The group of each block of 32 inputs; None unless k is made of blocks, and each lies in one group."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the inputs of a row become blocks. where: the group of each block. order: the input in each place, int32[k],
+    a permutation; None: they are taken as they come."""
+
+    where: Array
+    order: Array | None = None
+
+
+def layout(k: int, group: int, g_idx: Array | None) -> Layout | None:
+    """None unless k is made of blocks, and each lies in one group, after a stable sort of the inputs by group at worst.
+
+    g_idx: int[k], the group of each input, from 0 on; None: input // group.
+    """
     if k % BLOCK or (g_idx is None and group % BLOCK and group < k):
         return None
     if g_idx is None:
-        return np.arange(0, k, BLOCK) // group
+        return Layout(np.arange(0, k, BLOCK) // group)
+    if (found := _of_blocks(g_idx)) is not None:
+        return Layout(found)
+    order = np.argsort(g_idx, kind="stable").astype(np.int32)
+    found = _of_blocks(g_idx[order])
+    return None if found is None else Layout(found, order)
+
+
+def _of_blocks(g_idx: Array) -> Array | None:
     found = g_idx.reshape(-1, BLOCK)
-    return found[:, 0] if (found == found[:, :1]).all() else None
+    return found[:, 0].copy() if (found == found[:, :1]).all() else None
 
 
 def write(format: str, codes: Bytes, scales: Array, zeros: Array) -> Bytes:

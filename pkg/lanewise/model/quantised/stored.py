@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ...errors import LoadError
 from ..safetensors import TensorInfo, Weights
-from .classes import fitting, shared_groups, write
+from .classes import Layout, fitting, layout, write
 from .codes import Array, Bytes, Floats, GroupedInt, bfloat16, e8m0
 
 _SLICE = 1 << 18  # elements expanded at a time
@@ -108,6 +109,10 @@ class Stored(ABC):
         """Rows start:stop as blocks of the class that blocks_format gave, uint8[stop - start, bytes]."""
         raise NotImplementedError
 
+    def blocks_order(self) -> Array | None:
+        """The input that stands in each place of `blocks`, int32[k]; None: each in its own. LoadError."""
+        return None
+
     def values(self) -> Array:
         """The tensor, as float32 or the bits of bfloat16. LoadError also when a value is not finite."""
         short = self.dtype() == "BF16"
@@ -153,16 +158,22 @@ class StoredInt(Stored):
     def rows(self, start: int, stop: int) -> Floats:
         return self.grouped(start, stop).values()
 
+    @cached_property
+    def _layout(self) -> Layout | None:
+        return layout(self.shape[1], self.group, self.g_idx())
+
     def blocks_format(self) -> str | None:
-        n, k = self.shape
-        if shared_groups(k, self.group, self.g_idx()) is None:
-            return None
-        return fitting(*self.scales_zeros(0, n), self.bits)
+        return None if self._layout is None else fitting(*self.scales_zeros(0, self.shape[0]), self.bits)
+
+    def blocks_order(self) -> Array | None:
+        return None if self._layout is None else self._layout.order
 
     def blocks(self, format: str, start: int, stop: int) -> Bytes:
-        where = shared_groups(self.shape[1], self.group, self.g_idx())
+        assert self._layout is not None
+        where, order = self._layout.where, self._layout.order
         scales, zeros = self.scales_zeros(start, stop)
-        return write(format, self.codes(start, stop), scales[:, where], zeros[:, where])
+        codes = self.codes(start, stop)
+        return write(format, codes if order is None else codes.take(order, axis=1), scales[:, where], zeros[:, where])
 
 
 class Scheme(ABC):
@@ -284,6 +295,10 @@ class QuantisedWeights(Weights):
         """The rows as blocks of the packed class blocks_format: uint8[rows, bytes], the values bit for bit."""
         logical, format = self._names.get(name), self.blocks_format(name)
         return self._weights.blocks(name) if logical is None or format is None else logical.stored.all_blocks(format)
+
+    def blocks_order(self, name: str) -> np.ndarray[Any, Any] | None:
+        logical = self._names.get(name)
+        return self._weights.blocks_order(name) if logical is None else logical.stored.blocks_order()
 
     def stored(self, name: str) -> Stored | None:
         """How a quantised tensor is held (StoredInt: as codes, for whoever computes with them); None: plainly."""
