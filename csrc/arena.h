@@ -1,12 +1,8 @@
-/* arena.h - memory: large aligned mappings, and blocks that grow. */
+/* arena.h - blocks of memory that grow. */
 #ifndef LW_ARENA_H
 #define LW_ARENA_H
 #include "common.h"
 #include "lanewise.h"
-
-/* Zero-filled, 64-byte aligned; from 2 MiB on aligned to 2 MiB and advised for huge pages. Sizes are checked for overflow by the caller. */
-lw_status lw_memory_alloc(size_t bytes, void **out);
-void lw_memory_free(void *memory, size_t bytes);
 
 typedef struct lw_block {
     void *data;

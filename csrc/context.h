@@ -23,7 +23,8 @@ struct lw_weight {
     int32_t *sums;           /* P8: [panels * 16] 128 times the sum of each output's weights, for uint8 activations */
     int32_t *order;          /* NULL, or [k] of a quantised format: the input that each packed one is */
     size_t bytes;            /* of the lines */
-    int borrowed;            /* the lines are somebody else's, and read only */
+    int borrowed;            /* the lines are somebody else's */
+    int fixed;               /* and read only */
 };
 
 /* Every public entry point computes in the default floating-point state and leaves the caller's as it found it. */

@@ -83,9 +83,14 @@ lw_status lw_weight_unpack(const lw_weight *w, int64_t row0, int64_t rows, float
 /* Quantised formats: what is packed as input i is input order[i], a permutation of 0 .. k-1, copied. Products gather their
  * activations so before they quantise them; unpacked rows are in the order of the inputs. Before w is used, and once. */
 lw_status lw_weight_set_order(lw_weight *w, const int32_t *order);
-/* A weight over lines that lie elsewhere (what lw_weight_lines gave, written to a file and mapped): lw_weight_size bytes at
- * a multiple of 64, borrowed for w's life, never written. Any bytes are safe. Not for P8, which keeps sums beside them. */
+/* A weight over lines that lie elsewhere: lw_weight_size bytes at a multiple of 64, borrowed for w's life. Not for P8, which keeps
+ * sums beside them. lw_weight_borrow: what lw_weight_lines gave, written to a file and mapped; never written, any bytes are
+ * safe. lw_weight_place: zeros, to be packed into. */
 lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out);
+lw_status lw_weight_place(lw_format format, int64_t n, int64_t k, void *lines, lw_weight **out);
+/* One piece of memory for the lines of many weights: zeros, at a multiple of 2 MiB, in huge pages where the system has them. */
+lw_status lw_memory_alloc(size_t bytes, void **out);
+void lw_memory_free(void *memory, size_t bytes);
 const void *lw_weight_lines(const lw_weight *w);
 /* 64 bits over all lines, the same for any number of threads: finds damage, does not keep out malice. */
 lw_status lw_weight_checksum(lw_ctx *ctx, const lw_weight *w, uint64_t *out);

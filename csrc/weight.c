@@ -121,13 +121,20 @@ lw_status lw_weight_create(lw_format format, int64_t n, int64_t k, lw_weight **o
     return LW_OK;
 }
 
-lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out)
+lw_status lw_weight_place(lw_format format, int64_t n, int64_t k, void *lines, lw_weight **out)
 {
     if (out) *out = NULL;
     if (!lines || (uintptr_t)lines % LW_LINE || format == LW_P8) return LW_E_ARGUMENT;
     LW_TRY(new_weight(format, n, k, out));
-    (*out)->lines = (unsigned char *)(uintptr_t)lines;   /* lw_weight_pack refuses it, nothing else writes */
+    (*out)->lines = lines;
     (*out)->borrowed = 1;
+    return LW_OK;
+}
+
+lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out)
+{
+    LW_TRY(lw_weight_place(format, n, k, (void *)(uintptr_t)lines, out));
+    (*out)->fixed = 1;                                   /* lw_weight_pack refuses it, nothing else writes */
     return LW_OK;
 }
 
@@ -305,7 +312,7 @@ void lw_pack_panel(lw_format format, const lw_source *source, int64_t panel, int
 
 lw_status lw_weight_pack(lw_ctx *ctx, lw_weight *w, int64_t row0, int step, const lw_source *source)
 {
-    if (!ctx || !w || w->borrowed || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
+    if (!ctx || !w || w->fixed || !source || row0 < 0 || step < 1 || step > 1 << 20 || source->rows < 0) return LW_E_ARGUMENT;
     if ((source->type == LW_BLOCKS) != (w->format >= LW_Q4_0)) return LW_E_ARGUMENT;
     if (!lw_type_size(source->type) || source->rows > w->n || row0 > w->n) return LW_E_ARGUMENT;
     if ((w->format == LW_P8) != (source->type == LW_I8) || source->type == LW_U8 || source->type == LW_I32)

@@ -33,13 +33,21 @@ class Context:
 def packed_size(format: str, n: int, k: int) -> int:
     """Bytes of n x k weights in a packed format. ValueError for sizes that it does not take."""
 
+class Memory:
+    """Zeros for the lines of many weights, a writable buffer: at a multiple of 2 MiB, in huge pages if there are any."""
+
+    nbytes: int
+    def __init__(self, nbytes: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 class Weight:
     n: int
     k: int
     format: str
     nbytes: int
-    def __init__(self, format: str, n: int, k: int, lines: Any = None, order: Any = None) -> None:
-        """lines: bytes of packed_size at a multiple of 64, borrowed, as the weight's own buffer has them.
+    def __init__(self, format: str, n: int, k: int, lines: Any = None, order: Any = None, empty: bool = False) -> None:
+        """lines: bytes of packed_size at a multiple of 64, borrowed, as the weight's own buffer has them; or, empty,
+        zeros to pack into.
 
         order: int32[k], a permutation: what is packed as input i is input order[i]. Quantised formats only.
         """

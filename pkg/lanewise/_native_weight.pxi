@@ -7,20 +7,36 @@ def packed_size(str format, int64_t n, int64_t k):
     return size
 
 
+cdef class Memory:
+    cdef void *data
+    cdef readonly size_t nbytes
+
+    def __cinit__(self, size_t nbytes):
+        _check(lw_memory_alloc(nbytes, &self.data))
+        self.nbytes = nbytes
+
+    def __dealloc__(self):
+        lw_memory_free(self.data, self.nbytes)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, 0, flags)
+
+
 cdef class Weight:
     cdef lw_weight *h
     cdef _View lines
 
-    def __cinit__(self, str format, int64_t n, int64_t k, lines=None, order=None):
+    def __cinit__(self, str format, int64_t n, int64_t k, lines=None, order=None, bint empty=False):
         cdef int64_t size = packed_size(format, n, k)
         cdef _View inputs = _i32(order, 1) if order is not None else None
         _require(inputs is None or inputs.n(0) == k, f"an order of {k} inputs expected")
         if lines is None:
             _check(lw_weight_create(_FORMATS[format], n, k, &self.h))
         else:
-            self.lines = _View(lines, "B", 1)
+            self.lines = _View(lines, "B", 1, empty)
             _require(self.lines.n(0) == size, f"{size} bytes of lines expected, got {self.lines.n(0)}")
-            _check(lw_weight_borrow(_FORMATS[format], n, k, self.lines.b.buf, &self.h))
+            _check(lw_weight_place(_FORMATS[format], n, k, self.lines.b.buf, &self.h) if empty else
+                   lw_weight_borrow(_FORMATS[format], n, k, self.lines.b.buf, &self.h))
         if inputs is not None:
             _check(lw_weight_set_order(self.h, <int32_t *>inputs.b.buf))
 

@@ -44,6 +44,36 @@ def test_borrowed_lines() -> None:
         _native.Weight("int8", 16, 4, aligned(bytes(64)))
 
 
+def test_weights_in_one_memory() -> None:
+    """Packed side by side they are what they are alone; the memory lives as long as one of them."""
+    ctx = make_context(None, 2)
+    shapes = [("float32", 40, 7), ("bfloat16", 17, 33), ("q4_0", 48, 64)]
+    sizes = [_native.packed_size(*shape) for shape in shapes]
+    memory = _native.Memory(sum(sizes))
+    assert memory.nbytes == sum(sizes) and not any(memoryview(memory))
+    rest, placed, alone = memoryview(memory), [], []
+    for (format, n, k), size in zip(shapes, sizes, strict=True):
+        placed.append(_native.Weight(format, n, k, rest[:size], empty=True))
+        alone.append(_native.Weight(format, n, k))
+        rest = rest[size:]
+    for lot in (placed, alone):
+        for weight in lot:
+            if weight.format == "q4_0":
+                weight.pack(ctx, np.arange(48 * 36, dtype=np.uint8).reshape(48, 36), "blocks")
+            else:
+                values = np.arange(weight.n * weight.k, dtype=np.float32).reshape(weight.n, weight.k)
+                weight.pack(ctx, values, "float32")
+    del memory, rest
+    for ours, theirs in zip(placed, alone, strict=True):
+        assert bytes(memoryview(ours)) == bytes(memoryview(theirs))
+    with pytest.raises(BufferError):
+        _native.Weight("float32", 16, 1, bytes(64), empty=True)  # read only
+    with pytest.raises(ValueError, match="out of range"):
+        _native.Weight("int8", 16, 4, memoryview(_native.Memory(64)), empty=True)
+    with pytest.raises(MemoryError):
+        _native.Memory(1 << 62)
+
+
 @given(n=st.integers(1, 70), k=st.integers(1, 40), data=st.data())
 @example(n=4096, k=80, data=None)  # over a chunk
 def test_checksum(n: int, k: int, data: Any) -> None:

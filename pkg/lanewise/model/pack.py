@@ -173,10 +173,12 @@ class Packer:
         self.ctx, self.spec, self.weights, self.dtype, self.progress = ctx, spec, weights, dtype, progress
         self.done, self.total = 0, weights.nbytes
         self.entry, self.mapped, self.writer = entry, None, None
+        self.room = memoryview(b"")
 
     entry: Entry | None  # of the packed cache
     mapped: Iterator[_native.Weight] | None
     writer: Writer | None
+    room: memoryview  # for the lines that are still to be packed: all in one piece, so that small matrices have huge pages
 
     def model(self) -> Packed:
         if self.entry is None:
@@ -194,6 +196,9 @@ class Packer:
         return packed
 
     def _model(self) -> Packed:
+        if self.mapped is None:
+            plan = plan_of(self.spec, self.weights, self.dtype)
+            self.room = memoryview(_native.Memory(sum(matrix.line_bytes for matrix in plan)))
         first = matrices_of(self.spec)
         embed = self.matrix(next(first))
         head = embed if self.spec.tied else self.matrix(next(first))
@@ -240,7 +245,9 @@ class Packer:
 
     def run(self, matrix: Matrix, run: Run) -> _native.Weight:
         """Packs one run, and hands it to the cache."""
-        weight = _native.Weight(run.format, run.n, matrix.k, order=run.order)
+        lines = self.room[: _native.packed_size(run.format, run.n, matrix.k)]
+        self.room = self.room[len(lines) :]
+        weight = _native.Weight(run.format, run.n, matrix.k, lines, run.order, empty=True)
         for role, first, step in run.parts:
             name = self.spec.tensor_name(role, matrix.layer)
             if run.format == self.weights.blocks_format(name):
