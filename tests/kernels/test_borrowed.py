@@ -50,7 +50,8 @@ def test_weights_in_one_memory() -> None:
     shapes = [("float32", 40, 7), ("bfloat16", 17, 33), ("q4_0", 48, 64)]
     sizes = [_native.packed_size(*shape) for shape in shapes]
     memory = _native.Memory(sum(sizes))
-    assert memory.nbytes == sum(sizes) and not any(memoryview(memory))
+    assert memory.nbytes == sum(sizes)
+    assert not any(memoryview(memory))
     rest, placed, alone = memoryview(memory), [], []
     for (format, n, k), size in zip(shapes, sizes, strict=True):
         placed.append(_native.Weight(format, n, k, rest[:size], empty=True))

@@ -127,7 +127,8 @@ def test_q8_0_leaves_the_code_minus_128_out() -> None:
         [random_rows(64, 256, spread=1.0), -np.abs(random_rows(64, 256, 1, 3.0)), random_rows(4, 256) * 1e38]
     )
     codes = quantize_rows(x, "Q8_0").reshape(-1, 34)[:, 2:].view(np.int8)
-    assert codes.min() == -127 and codes.max() == 127
+    assert codes.min() == -127
+    assert codes.max() == 127
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"])

@@ -178,7 +178,7 @@ class Packer:
     entry: Entry | None  # of the packed cache
     mapped: Iterator[_native.Weight] | None
     writer: Writer | None
-    room: memoryview  # for the lines that are still to be packed: all in one piece, so that small matrices have huge pages
+    room: memoryview  # for what is still to be packed: one piece, so that small matrices have huge pages too
 
     def model(self) -> Packed:
         if self.entry is None:
