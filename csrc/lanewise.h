@@ -88,7 +88,8 @@ lw_status lw_weight_set_order(lw_weight *w, const int32_t *order);
  * safe. lw_weight_place: zeros, to be packed into. */
 lw_status lw_weight_borrow(lw_format format, int64_t n, int64_t k, const void *lines, lw_weight **out);
 lw_status lw_weight_place(lw_format format, int64_t n, int64_t k, void *lines, lw_weight **out);
-/* One piece of memory for the lines of many weights: zeros, at a multiple of 2 MiB, in huge pages where the system has them. */
+/* One piece of memory for the lines of many weights: zeros, at a multiple of 64, from 2 MiB on at a multiple of 2 MiB and advised
+ * for huge pages. The caller has checked that the size did not overflow. */
 lw_status lw_memory_alloc(size_t bytes, void **out);
 void lw_memory_free(void *memory, size_t bytes);
 const void *lw_weight_lines(const lw_weight *w);

@@ -34,7 +34,7 @@ def packed_size(format: str, n: int, k: int) -> int:
     """Bytes of n x k weights in a packed format. ValueError for sizes that it does not take."""
 
 class Memory:
-    """Zeros for the lines of many weights, a writable buffer at a multiple of 2 MiB, in huge pages if possible."""
+    """Zeros for the lines of many weights, a writable buffer; from 2 MiB on in huge pages if the system has them."""
 
     nbytes: int
     def __init__(self, nbytes: int) -> None: ...

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False
-"""The binding: one class per C handle, one method per C function, no logic. _native.pyi documents it."""
+"""The binding: one class per C handle, one method per C function, no logic (`multiply` looks at its
+arrays itself, for speed). _native.pyi documents it."""
 from collections import namedtuple
 from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
                              PyObject_GetBuffer)

@@ -58,7 +58,7 @@ cdef bint _packed_rows(const Py_buffer *v) noexcept:
 
 
 cdef bint _may_overlap(const Py_buffer *x, const Py_buffer *y) noexcept:
-    """By the first and the last element, which need be known for strides from 0 on only."""
+    """By the first and the last byte; with a negative stride, yes."""
     cdef size_t x0 = <size_t>x.buf, y0 = <size_t>y.buf
     if x.strides[0] < 0 or x.strides[1] < 0 or y.strides[0] < 0 or y.strides[1] < 0:
         return True

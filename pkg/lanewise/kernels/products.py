@@ -52,11 +52,12 @@ def gemm(
 
     The result is float32 or int32; out may also be bfloat16 (ml_dtypes; or uint16 for the bits).
     """
-    if bias is residual is activation is a_scale is None:  # a small product takes no longer than its checks
-        w, scales, usable = (b._weight, b.scales, not b.gated) if type(b) is PackedMatrix else (b, None, True)
+    packed = type(b) is PackedMatrix
+    if bias is residual is activation is a_scale is None and not (packed and b.gated):
+        w, scales = (b._weight, b.scales) if packed else (b, None)
         shared = contexts.current()
-        with shared.lock:
-            c = _native.multiply(shared.context, a, w, out, trans_b, exact, scales, np.empty) if usable else None
+        with shared.lock:  # all at once: a small product takes no longer than its checks
+            c = _native.multiply(shared.context, a, w, out, trans_b, exact, scales, np.empty)
         if c is not None:
             return c
     if activation is not None and activation not in ACTIVATIONS:

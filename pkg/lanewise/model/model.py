@@ -83,7 +83,7 @@ class Model:
             model.tokenizer = opened.tokenizer()
             plan = plan_of(spec, opened.weights, dtype)
             entry = open_entry(cache, opened.files, {"dtype": dtype, "quantize": quantize}, plan)
-            packed = Packer(ctx, spec, opened.weights, dtype, on_progress, entry).model()
+            packed = Packer(ctx, spec, opened.weights, dtype, plan, on_progress, entry).model()
         model._say(entry)
         score = compile_program(spec, packed, exact=numerics == "exact")
         model.ops = score.ops

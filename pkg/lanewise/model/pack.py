@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from .packed_cache import Entry, Planned, Writer
+from .packed_cache import Entry, Plan, Planned, Writer
 from .safetensors import Weights
 from .spec import Layer, Spec
 
@@ -167,13 +167,13 @@ class Packer:
     """Packs the tensors of one checkpoint. dtype: "auto" (as stored; float16 exactly, as float32) or a format."""
 
     def __init__(
-        self, ctx: _native.Context, spec: Spec, weights: Weights, dtype: str, progress: Progress | None,
+        self, ctx: _native.Context, spec: Spec, weights: Weights, dtype: str, plan: Plan, progress: Progress | None,
         entry: Entry | None = None,
     ) -> None:  # fmt: skip
         self.ctx, self.spec, self.weights, self.dtype, self.progress = ctx, spec, weights, dtype, progress
         self.done, self.total = 0, weights.nbytes
         self.entry, self.mapped, self.writer = entry, None, None
-        self.room = memoryview(b"")
+        self.plan, self.room = plan, memoryview(b"")
 
     entry: Entry | None  # of the packed cache
     mapped: Iterator[_native.Weight] | None
@@ -197,8 +197,7 @@ class Packer:
 
     def _model(self) -> Packed:
         if self.mapped is None:
-            plan = plan_of(self.spec, self.weights, self.dtype)
-            self.room = memoryview(_native.Memory(sum(matrix.line_bytes for matrix in plan)))
+            self.room = memoryview(_native.Memory(sum(matrix.line_bytes for matrix in self.plan)))
         first = matrices_of(self.spec)
         embed = self.matrix(next(first))
         head = embed if self.spec.tied else self.matrix(next(first))

@@ -227,12 +227,8 @@ class Writer:
         self._sums: list[str] = []
         self._file: _Temporary | None = None
         total = sum(matrix.line_bytes for matrix in entry.plan)
-        room = (
-            _FIXED
-            + 1024
-            + len(json.dumps([entry.options, [matrix.said() for matrix in entry.plan]]))
-            + 20 * len(entry.plan)
-        )
+        said = json.dumps([entry.options, [matrix.said() for matrix in entry.plan]])
+        room = _FIXED + 1024 + len(said) + 20 * len(entry.plan)
         unit = _HUGE if total > 8 * _HUGE else _PAGE  # lines in whole large pages, where the system has them
         self._begin = -(-room // unit) * unit
         with self._attempt():
