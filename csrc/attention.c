@@ -33,6 +33,7 @@ typedef struct attend_job {
 typedef struct attend_block {
     const attend_job *j;
     int seq, head, rows;
+    int ask;                     /* for the lines to come: the first row group of each segment does */
     int64_t first;
     float *q, *o, *o2, *score, *max, *sum;
     uint16_t *q16, *p16;
@@ -58,6 +59,19 @@ static span clip(span r, int64_t lo, int64_t hi) {
 
 static int32_t page_of(const attend_block *b, int64_t position) {
     return b->j->s->page_table[(int64_t)b->seq * b->j->s->table_width + position / LW_PAGE];
+}
+
+/* The lines after a tile's lie in another page, or among the other half of this one, where no hardware looks: tiles ask for
+ * those, at the same distance line by line. */
+static const unsigned char *keys_at(const attend_block *b, int64_t position) {
+    const lw_cache *c = b->j->cache;
+    return lw_cache_keys(c, page_of(b, position), b->j->a->layer, b->head) +
+           (size_t)(position % LW_PAGE / LW_LANES) * c->key_panel;
+}
+static const unsigned char *values_at(const attend_block *b, int64_t position) {
+    const lw_cache *c = b->j->cache;
+    return lw_cache_values(c, page_of(b, position), b->j->a->layer, b->head) +
+           (size_t)(position % LW_PAGE / c->per_line) * LW_LINE;
 }
 
 static void run_tile(const attend_job *j, lw_tile *t) {
@@ -87,8 +101,8 @@ static void scores(const attend_block *b, int row, int rows, int64_t origin, int
     t.a = j->dot ? (const void *)(b->q16 + (size_t)row * j->d_pad) : (const void *)(b->q + (size_t)row * j->d_pad);
     for (int64_t p = lo; p < hi;) {
         int64_t end = lw_min(hi, (p / LW_PAGE + 1) * LW_PAGE);
-        t.b = lw_cache_keys(j->cache, page_of(b, p), j->a->layer, b->head) +
-              (size_t)(p % LW_PAGE / LW_LANES) * j->cache->key_panel;
+        t.b = keys_at(b, p);
+        if (b->ask) t.ahead = (end < hi ? keys_at(b, end) : values_at(b, lo)) - (const unsigned char *)t.b;
         run_panels(j, &t, (int)((end - p) / LW_LANES), b->score + (p - origin));
         p = end;
     }
@@ -105,7 +119,9 @@ static void weigh(const attend_block *b, int row, int rows, int64_t origin, span
                      .k = (int)(end - p), .accumulate = 1, .skip = c->per_line == 2 ? slot & 1 : 0};
         size_t at = (size_t)row * LW_SEGMENT + (size_t)(p - origin);
         t.a = j->dot ? (const void *)(b->p16 + at) : (const void *)(b->score + at);
-        t.b = lw_cache_values(c, page_of(b, p), j->a->layer, b->head) + (size_t)(slot / c->per_line) * LW_LINE;
+        const unsigned char *lines = values_at(b, p);
+        t.b = lines;
+        if (b->ask) t.ahead = (end < r.hi ? values_at(b, end) : end < b->length ? keys_at(b, end) : lines) - lines;
         run_panels(j, &t, c->value_panels, b->o2 + (size_t)row * j->d_pad);
         p = end;
     }
@@ -145,6 +161,7 @@ static void segment(attend_block *b, int row, int rows, int64_t origin, float *m
         else all.lo = lw_min(all.lo, spans[i].lo), all.hi = lw_max(all.hi, spans[i].hi);
     }
     if (all.lo >= all.hi) return;
+    b->ask = row == 0;
     int64_t lo = all.lo & ~(int64_t)(LW_LANES - 1), hi = lw_round_up(all.hi, LW_LANES);
     scores(b, row, rows, origin, lo, hi);
     int seeing = 0;

@@ -42,7 +42,8 @@ enum {
     TASKS_PER_THREAD = 32,       /* the last of them is what threads wait for */
     TASK_NS = 1500,              /* about what handing a task to another thread costs, a few times */
     STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
-    AHEAD = 2560,                /* bytes in flight that cover the latency of memory at a core's share of its bandwidth */
+    AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch; 0 where the hardware does as well: */
+    GUESSED_ROWS = 4,            /* two to so many rows, with the streams that they have then */
     PASS_ROWS = 64,              /* at least */
     MATRIX_INT8_ROWS = 8,        /* with fewer the byte dot product of vectors wastes less */
     DIRECT_PANELS = 16,          /* with fewer panels interleaving costs more than it gives */
@@ -242,13 +243,13 @@ static void stream_range(const plan *p, const job *j) {
     int rows = (int)p->a.rows, most = most_panels(p, rows), unit = p->g->gated ? 2 : 1;
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
     lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
-                 .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k};
+                 .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k,
+                 .ahead = rows > 1 && rows <= GUESSED_ROWS && most > 2 ? 0 : AHEAD};
     if (p->a.kind == LW_STAGE_INT8) t.k = (int)lw_round_up(t.k, 4);
     for (int64_t i = 0; i < part; i++) {
         t.panels = (int)lw_ceil_div(units - i, part);
         t.columns = t.panels * LW_LANES;
         t.ldc = t.columns;
-        t.ahead = AHEAD / t.panels;
         for (int half = 0; half < unit; half++) {
             t.c = sums + half * rows * t.ldc;
             int64_t panel = j->panel0 + i * unit + half;

@@ -14,8 +14,9 @@ enum {
     PAIR = 2,                    /* panels of a tile */
     STAGE_BYTES = 32 << 20,      /* quantised activations per pass */
     TASKS_PER_THREAD = 4,
-    AHEAD = 1536,                /* bytes from the line in use to the one to fetch, per panel */
-    FEW_GROUPS = 8               /* the first of so few fetches the next pair while it multiplies; of more, each a slice before */
+    AHEAD = 6144, NEAR = 2048,   /* bytes from the line in use to the one to fetch from memory, and on from L2, per panel */
+    LEAN_AHEAD = 1536,           /* where a second request for a line costs more than it gives */
+    FEW_GROUPS = 8               /* so few fetch the next pair while they multiply; of more, each a slice before */
 };
 
 typedef struct plan {
@@ -91,6 +92,7 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
                        .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .bias = g->bias ? g->bias + column : NULL};
     const int sliced = buffer || group1 - group0 > FEW_GROUPS;
     t.ahead = sliced ? AHEAD : (int)(PAIR * w->panel_bytes);
+    t.shares = sliced ? 1 : (int)(group1 - group0);
     ALIGN(64) float aside[LW_MAX_ROWS * PAIR * LW_LANES];
     if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
     if (buffer) {
@@ -110,8 +112,16 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
         if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
         p->kernels->tile_quant(&t);
         if (p->late) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
-        t.ahead = 0;                 /* the weights are in the caches now */
+        if (sliced) t.ahead = 0;     /* the weights are in the caches now */
+        else t.share++;
     }
+}
+
+/* Codes and scales that one row reads with next to no work, two panels side by side. */
+static int lean(const plan *p) {
+    const lw_quant *q = &lw_quants[p->form];
+    return p->rows == 1 && p->kernels->quant_panels == PAIR && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_LINE) &&
+           q->scales != LW_SCALES_F16M;
 }
 
 /* One row group: every weight is used once, so memory sets the pace. The panels of a tile are not neighbours but come from the two
@@ -123,7 +133,8 @@ static void stream_range(const plan *p, int64_t panel0, int64_t panel1)
     int64_t unit = p->g->gated ? 2 : 1, half = lw_ceil_div((panel1 - panel0) / unit, PAIR);
     int rows = (int)p->rows;
     lw_quant_tile t = {.a = p->staged, .ldb = (ptrdiff_t)((size_t)(half * unit) * w->panel_bytes), .ldc = PAIR * LW_LANES,
-                       .k = w->k, .form = p->form, .rows = rows, .ahead = AHEAD};
+                       .k = w->k, .form = p->form, .rows = rows, .ahead = lean(p) ? LEAN_AHEAD : AHEAD,
+                       .near = lean(p) ? 0 : NEAR, .shares = 1};
     for (int64_t i = 0; i < half; i++) {
         t.panels = panel0 + (half + i) * unit < panel1 ? PAIR : 1;
         t.columns = t.panels * LW_LANES;

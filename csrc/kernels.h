@@ -19,8 +19,9 @@
  *   An odd end is likewise cut: the unused half of a line is never multiplied (it may hold NaN).
  * accumulate: chains continue from c instead of from zero. After the last k: + bias[column], then + residual[row][column]
  *   (in this order, each rounded once); residual may equal c only when accumulate is 0 - or pass residual on the last block.
- * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere).
- * next, pace: interleaved only: one line is fetched into L2 for every line used, from `next` on, `pace` bytes apart (a hint).
+ * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere). Not looked at by
+ *   tile_f32, tile_bf16 and tile_dot if interleaved.
+ * next, pace: interleaved only: for every line used what lies `pace` bytes on is fetched into L2, from `next` on (a hint).
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
 typedef struct lw_tile {
     const void *a;
@@ -37,7 +38,8 @@ typedef struct lw_tile {
     const int32_t *start, *offsets;
     const float *row_scale, *column_scale;
     int rows, panels, columns, k;
-    int accumulate, skip, ahead;
+    int accumulate, skip;
+    ptrdiff_t ahead;
 } lw_tile;
 
 /* What happens to the sums of a product behind the last k, in this order: times column_scale, times row_scale, + bias; act;
@@ -59,7 +61,9 @@ typedef struct lw_finish {
 
 /* One tile of a product of quantised weights: c[rows][columns] = a . panels^T, activations as `quantize` made them.
  * form: the row of lw_quants (quant.h) that b is: a format, or what expand_quant made of one. b: the first panel, ldb bytes to
- * the next; one or two panels. k: a multiple of 32. bias, residual, ahead, columns: as in lw_tile. */
+ * the next; one or two panels. k: a multiple of 32. bias, residual, columns: as in lw_tile.
+ * ahead: bytes from the line in use to the one to fetch into L2, 0 = none (hints). Of the `shares` tiles that read the same
+ * weights each fetches its share of the lines. near: to the one to fetch on into L1. */
 typedef struct lw_quant_tile {
     const void *a;
     const void *b;
@@ -70,7 +74,7 @@ typedef struct lw_quant_tile {
     const float *residual;
     ptrdiff_t ldr;
     int64_t k;
-    int form, rows, panels, columns, ahead;
+    int form, rows, panels, columns, ahead, share, shares, near;
 } lw_quant_tile;
 
 enum { LW_MAX_ROWS = 32, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
@@ -97,6 +101,7 @@ typedef struct lw_kernels {
     int quant_rows, quant_direct;           /* tiles of quantised weights take 1 .. quant_rows rows; of a format not expanded,
                                              * 1 .. quant_direct */
     int quant_dot4;                         /* they multiply bytes four at a time */
+    int quant_panels;                       /* they read so many panels side by side */
     void (*tile_quant)(const lw_quant_tile *t);
     /* A panel of a format as 8-bit codes and float32 scales: the form lw_quant_expanded(form, quant_dot4). */
     void (*expand_quant)(int form, int64_t k, const void *panel, void *out);

@@ -137,7 +137,7 @@ static void drop_block(const lw_quant_tile *t) {
     GOOD.tile_quant(&u);
 }
 
-#define QUANTS 4, 4, 1, tile_quant, expand_quant, quantize
+#define QUANTS 4, 4, 1, 2, tile_quant, expand_quant, quantize
 #define ROWS finish, QUANTS, BARE_ROWS
 #define BARE_ROWS to_bf16, rms_norm, layer_norm, softmax, activation, mul_activation, add, rope
 #define SEGMENTS segment_softmax, segment_merge, segment_finish
@@ -155,5 +155,5 @@ TABLE(lw_broken_tail, "broken_tail", tail_finish_sums, QUANTS, tail_to_bf16, tai
       tail_activation, tail_mul_activation, tail_add, tail_rope, segment_softmax, tail_merge, tail_finish, PEAKS);
 TABLE(lw_broken_pair, "broken_pair", ROWS, SEGMENTS, PEAKS);
 TABLE(lw_broken_mask, "broken_mask", ROWS, mask_softmax, segment_merge, segment_finish, PEAKS);
-TABLE(lw_broken_zero, "broken_zero", finish, 4, 4, 1, tile_quant, expand_quant, no_zero_quant, BARE_ROWS, SEGMENTS, PEAKS);
-TABLE(lw_broken_block, "broken_block", finish, 4, 4, 1, drop_block, expand_quant, quantize, BARE_ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_zero, "broken_zero", finish, 4, 4, 1, 2, tile_quant, expand_quant, no_zero_quant, BARE_ROWS, SEGMENTS, PEAKS);
+TABLE(lw_broken_block, "broken_block", finish, 4, 4, 1, 2, drop_block, expand_quant, quantize, BARE_ROWS, SEGMENTS, PEAKS);

@@ -4,7 +4,7 @@
 
 ALWAYS_INLINE void tile_any_dot_body(const lw_tile *t, const int R, const int P, const int lace) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = lace};
+    tile_at at = {.lace = lace, .stream = !lace};
     lw_tile pairs = *t;
     pairs.lda = t->lda / 2;                           /* rows of pairs, each as large as a float */
     tile_begin(&pairs, R, P, &at, acc);

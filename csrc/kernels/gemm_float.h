@@ -12,7 +12,8 @@
 #ifndef LW_KERNELS_GEMM_FLOAT_H
 #define LW_KERNELS_GEMM_FLOAT_H
 
-enum { TILE_MAX_PANELS = 4, TILE_MAX_LINES = 28 };      /* panels, and rows * panels, of the largest tile */
+enum { TILE_MAX_PANELS = 4, TILE_MAX_LINES = 28,        /* panels, and rows * panels, of the largest tile */
+       TILE_NEAR = 1024 };                              /* bytes ahead of the line in use */
 /* What a weight line holds: P32; P16 of which one half is widened; P16 for the CPU's own dot product (gemm_dot.h). */
 typedef enum tile_half { TILE_F32, TILE_EVEN, TILE_ODD, TILE_DOT } tile_half;
 typedef void tile_fn(const lw_tile *t);
@@ -23,8 +24,8 @@ typedef struct tile_at {
     const float *a0, *a3, *a6, *a9;
     const char *b0, *b3;
     const char *next;
-    ptrdiff_t lda, ldb, ahead, pace;
-    int lace;                                           /* a constant of the body: a[k][row], only a0 is used */
+    ptrdiff_t lda, ldb, ahead, pace, half;
+    int lace, stream;                                   /* constants of the body: a[k][row], only a0 is used; ahead is looked at */
 } tile_at;
 
 ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
@@ -83,20 +84,27 @@ ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, tile_at *
     }
 }
 
-/* The next lines and `values` further along the rows; tiles with few streams of weights ask for lines further on, since the
- * hardware runs only a few ahead of so slow a reader. The compiler does not see that pointers advance evenly, or it would
+/* Where weights are used once they come from memory: each panel's line is asked for well ahead into L2 and, by tiles that take
+ * longer for a line, again into L1. For one row the hardware guesses half of the panels as well, and requests cost more. */
+ALWAYS_INLINE void tile_fetch(const int R, const int P, const tile_at *at) {
+    V_UNROLL for (int p = 0; p < (R == 1 ? (P + 1) / 2 : P); p++) {
+        const char *line = (p < 3 ? at->b0 : at->b3) + p % 3 * at->ldb;
+        __builtin_prefetch(line + at->ahead, 0, 2);
+        if (R > 4) __builtin_prefetch(line + TILE_NEAR, 0, 3);
+    }
+}
+
+/* The next lines and `values` further along the rows. The compiler does not see that pointers advance evenly, or it would
  * keep one for each row. */
 ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
     if (at->lace && lines) {
         __builtin_prefetch(at->a0 + 128, 0, 3);   /* from L2, where a row block lies */
         __builtin_prefetch(at->next, 0, 2);
+        if (R > 6) __builtin_prefetch(at->next + at->half, 0, 2);   /* few row groups: more than a line per line */
         at->next += at->pace;
         V_OPAQUE(at->next);
     }
-    if (lines && P <= 2 && !at->lace) {
-        __builtin_prefetch(at->b0 + at->ahead, 0, 3);
-        if (P == 2) __builtin_prefetch(at->b0 + at->ldb + at->ahead, 0, 3);
-    }
+    if (lines && at->stream && at->ahead) tile_fetch(R, P, at);
     at->a0 += at->lace ? values * R : values, at->b0 += 64 * lines;
     V_OPAQUE(at->a0);
     V_OPAQUE(at->b0);
@@ -108,7 +116,7 @@ ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int value
 
 ALWAYS_INLINE void tile_point(const lw_tile *t, tile_at *at) {
     at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
-    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace;
+    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace, at->half = t->pace / 2;
     at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
     at->b3 = at->b0 + 3 * t->ldb;
 }
@@ -140,7 +148,7 @@ ALWAYS_INLINE void tile_end(const lw_tile *t, const int R, const int P, vreg *ac
 
 ALWAYS_INLINE void tile_float_body(const lw_tile *t, const int R, const int P, const int lace) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = lace};
+    tile_at at = {.lace = lace, .stream = !lace};
     tile_begin(t, R, P, &at, acc);
     for (int n = t->k; n > 0; n--) {
         tile_step(R, P * V_REGS, TILE_F32, &at, acc);
@@ -152,7 +160,7 @@ ALWAYS_INLINE void tile_float_body(const lw_tile *t, const int R, const int P, c
 /* Whole pairs of k only: tile_edge takes the others apart. */
 ALWAYS_INLINE void tile_pairs_body(const lw_tile *t, const int R, const int P, const int lace) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = lace};
+    tile_at at = {.lace = lace, .stream = !lace};
     tile_begin(t, R, P, &at, acc);
     for (int n = t->k / 2; n > 0; n--) {
         tile_step(R, P * V_REGS, TILE_EVEN, &at, acc);

@@ -163,12 +163,18 @@ ALWAYS_INLINE void q_add(const int R, const int Q, const char *scales, const vre
 
 static ALIGN(64) const float q_zeros[QUANT_MOST * QL];
 
+/* Where share i of a header or piece of so many bytes begins, t->ahead bytes on. */
+ALWAYS_INLINE int q_share(const lw_quant_tile *t, int bytes, int i) { return bytes / 64 * i / t->shares * 64 + t->ahead; }
+
 /* Rows x registers reg0 .. reg0 + Q - 1 (register: half a line on AVX2) of the tile's panels, over all k, to rows of out. */
 ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, const int Q, int reg0, float *out, ptrdiff_t ld) {
     const lw_quant *const f = &lw_quants[F];
     const int words = f->scales == LW_SCALES_F16 || f->scales == LW_SCALES_F16M;
     const int group = lw_quant_group(t->k), expanded = f->scales >= LW_SCALES_F32, last = t->panels * V_REGS - 1;
     const int folded = f->block == LW_SUPER;             /* sub-scales are in the codes */
+    const int fetch = !expanded && t->ahead, near = t->near ? t->near - t->ahead : 0;
+    const int head0 = fetch ? q_share(t, f->header, t->share) : 0, head1 = fetch ? q_share(t, f->header, t->share + 1) : 0;
+    const int piece0 = fetch ? q_share(t, f->piece, t->share) : 0, piece1 = fetch ? q_share(t, f->piece, t->share + 1) : 0;
     ALIGN(64) float scale[16 * 4 * QL], min[16 * 4 * QL], dmin[4 * QL], d[4 * QL], acc[QUANT_MOST * QL];
     const float *before = q_zeros;
     q_at at = {.scale = scale, .min = min, .ld = Q * QL};
@@ -191,8 +197,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
                 q_out to = {scale + q * QL, min + q * QL, dmin + q * QL, d + q * QL, Q * QL};
                 if (!expanded && !words) q_scales(F, head[q], half, &to);
                 at.head[q] = words ? q_word(head[q], half, 0) : q_line(head[q], half, 0);
-                if (!expanded && t->ahead)
-                    for (int i = 0; i < f->header; i += 64) __builtin_prefetch(head[q] + t->ahead + i, 0, 3);
+                for (int i = head0; i < head1; i += 64) __builtin_prefetch(head[q] + i, 0, 2);
                 head[q] += f->header + 8 * f->piece;
             }
         }
@@ -204,11 +209,10 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
         else if (!f->fine) q_begin(F, R, Q, &at, dmin, sum);
         for (int j = 0; j < pieces; j++) {
-            if (!expanded && t->ahead) {
-                LW_PRAGMA(GCC unroll 1)                  /* unrolled, it costs GCC the registers of the sums */
-                for (int i = t->ahead; i < t->ahead + f->piece; i += 64) {
-                    V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i, 0, 3);
-                }
+            LW_PRAGMA(GCC unroll 1)                      /* unrolled, it costs GCC the registers of the sums */
+            for (int i = piece0; i < piece1; i += 64) {
+                V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i, 0, 2);
+                if (near) V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i + near, 0, 3);
             }
             if (folded) q_dots(F, R, Q, &at, 0, 8, dot);
             else q_piece(F, R, Q, &at, (at_piece + j) * parts, sum);

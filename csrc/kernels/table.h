@@ -65,6 +65,7 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
         .tile_f32 = tile_f32, .tile_bf16 = tile_bf16, .tile_dot = TABLE_DOT, .to_dot = TABLE_TO_DOT, .to_bf16 = to_bf16, \
         .tile_int8 = tile_int8, .quad = INT8_QUAD, .to_quads = to_quads, .finish = finish,                         \
         .quant_rows = QUANT_ROWS, .quant_direct = QUANT_DIRECT, .quant_dot4 = QUANT_DOT4,                          \
+        .quant_panels = 2 / V_REGS,                                                                              \
         .tile_quant = TABLE_QUANT(tile, tile_quant), .expand_quant = TABLE_QUANT(expand, expand_quant),          \
         .quantize = TABLE_QUANT(quantize, quantize),                                                             \
         .rms_norm = rms_norm, .layer_norm = layer_norm, .softmax = softmax,                                      \
