@@ -79,7 +79,8 @@ def test_no_tile_spills(isa: str) -> None:
 
 
 # Vectors that tiles of quantised weights move to and from the stack between blocks, at most (GCC 12).
-BETWEEN_BLOCKS = {"avx512_vnni": 10, "avx_vnni": 10}
+# One row of q2_k has a loop of whole superblocks on AVX-VNNI.
+BETWEEN_BLOCKS = {"avx512_vnni": 10, "avx_vnni": 20}
 
 
 @pytest.mark.parametrize("isa", sorted(BETWEEN_BLOCKS))

@@ -103,11 +103,13 @@ class Tile:
     code: list[Instruction]
 
     def loops(self) -> list[list[Instruction]]:
-        """The bodies of innermost loops that multiply, the one with most multiply-adds first."""
-        spans = [(i.target, i.at) for i in self.code if i.target is not None and i.target <= i.at]
-        inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-        bodies = [[i for i in self.code if begin <= i.at <= end] for begin, end in inner]
-        return sorted((b for b in bodies if fmas(b)), key=fmas, reverse=True)
+        """The bodies of the innermost loops that multiply (a loop of prefetches may lie within), the one with most
+        multiply-adds first."""
+        spans = {(i.target, i.at) for i in self.code if i.target is not None and i.target <= i.at}
+        found = {s: [i for i in self.code if s[0] <= i.at <= s[1]] for s in spans}
+        found = {s: body for s, body in found.items() if fmas(body)}
+        inner = [s for s in found if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in found)]
+        return sorted((found[s] for s in sorted(inner)), key=fmas, reverse=True)
 
 
 def fmas(body: list[Instruction]) -> int:
@@ -221,8 +223,11 @@ def spills(tile: Tile) -> int:
 
 
 def vector_spills(tile: Tile) -> int:
-    """Those that move vectors."""
-    return sum(i.stack and "mm" in i.operands for loop in tile.loops() for i in loop)
+    """The most of its hot loops' instructions that move vectors to or from the stack. Hot: at least half as many
+    multiply-adds as in the hottest; with fewer, a loop reads scales."""
+    loops = tile.loops()
+    hot = [loop for loop in loops if 2 * fmas(loop) >= fmas(loops[0])]
+    return max((sum(i.stack and "mm" in i.operands for i in loop) for loop in hot), default=0)
 
 
 def by_blocks(tile: Tile) -> bool:
