@@ -89,22 +89,28 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
         ireg dot[QUANT_MOST];
         q_zero(F, R, Q, at, s, dot);
         q_dots(F, R, Q, at, s * (8 / parts), 8 / parts, dot);
-        vreg scale[4];
+        vreg scale[4], min[4];
+        const int with_min = lw_quants[F].minima == LW_MIN_FLOAT;
         V_UNROLL for (int q = 0; q < Q; q++) scale[q] = q_scale(F, at, q, b + s);
-        V_UNROLL for (int r = 0; r < R; r++) {
-            V_UNROLL for (int q = 0; q < Q; q++) {
-                const int i = r * Q + q;
-                if (lw_quants[F].fine)
-                    sum[i] = vr_fma(vr_mul(ir_float(dot[i]), scale[q]), vr_set1((const void *)(at->fine + 4 * (s * R + r))), sum[i]);
-                else sum[i] = vr_fma(ir_float(dot[i]), scale[q], sum[i]);
-            }
-        }
-        if (lw_quants[F].minima == LW_MIN_FLOAT) {
-            V_UNROLL for (int q = 0; q < Q; q++) scale[q] = q_min(F, at, q, b + s);
+        if (lw_quants[F].fine) {
+            if (with_min) V_UNROLL for (int q = 0; q < Q; q++) min[q] = q_min(F, at, q, b + s);
             V_UNROLL for (int r = 0; r < R; r++) {
-                vreg x = vr_set1((const void *)(at->terms + 4 * (s * R + r)));
-                V_UNROLL for (int q = 0; q < Q; q++) sum[r * Q + q] = vr_fma(x, scale[q], sum[r * Q + q]);
+                const vreg x = vr_set1((const void *)(at->fine + 4 * (s * R + r)));
+                V_UNROLL for (int q = 0; q < Q; q++) {
+                    const int i = r * Q + q;
+                    vreg part = vr_mul(ir_float(dot[i]), scale[q]);
+                    if (with_min) part = vr_fma(vr_set1((const void *)(at->terms + 4 * (s * R + r))), min[q], part);
+                    sum[i] = vr_fma(part, x, sum[i]);
+                }
             }
+            continue;
+        }
+        V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(ir_float(dot[i]), scale[i % Q], sum[i]);
+        if (!with_min) continue;
+        V_UNROLL for (int q = 0; q < Q; q++) min[q] = q_min(F, at, q, b + s);
+        V_UNROLL for (int r = 0; r < R; r++) {
+            const vreg x = vr_set1((const void *)(at->terms + 4 * (s * R + r)));
+            V_UNROLL for (int q = 0; q < Q; q++) sum[r * Q + q] = vr_fma(x, min[q], sum[r * Q + q]);
         }
     }
 }
@@ -286,17 +292,17 @@ typedef void quant_fn(const lw_quant_tile *t);
 #ifdef LW_HAS_DOT4
 #define QUANT_EXPANDED(X)                                                                                 \
     QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23)        \
-    QUANT_TILES(X, 25) QUANT_TILES(X, 26)
+    QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 28)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, LW_X32_0, LW_X32_0, LW_X32_0,
                                               LW_X32F_2, LW_X32I_2, LW_X32I_2, LW_X16_2, LW_X256I_2, LW_X16_2, LW_X32_FINE,
-                                              LW_X256_0};
+                                              LW_X256_0, 0, LW_X32F_FINE};
 #else
 #define QUANT_EXPANDED(X)                                                                                 \
     QUANT_TILES(X, 16) QUANT_TILES(X, 17) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)        \
     QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23) QUANT_TILES(X, 24) QUANT_TILES(X, 25)        \
-    QUANT_TILES(X, 27)
+    QUANT_TILES(X, 27) QUANT_TILES(X, 28)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22,
-                                              23, 24, 25, 26, 27};
+                                              23, 24, 25, 26, 27, 28};
 #endif
 QUANT_PACKED(QUANT_DEFINE)
 QUANT_EXPANDED(QUANT_DEFINE)
