@@ -21,7 +21,8 @@ from lanewise.errors import LoadError
 from lanewise.model import files, gguf_model
 from lanewise.model.arch import build
 from lanewise.model.config import Config
-from lanewise.model.gguf import GgufArray, open_gguf
+from lanewise.model.gguf import open_gguf
+from lanewise.model.gguf_arrays import GgufArray
 from lanewise.model.gguf_tokenizer import read_tokenizer
 from lanewise.model.quantised import QuantisedWeights, read_scheme
 from lanewise.model.safetensors import open_weights

@@ -20,7 +20,8 @@ from tiny import Player, same_bits, some_ids
 from corpus.make import ARR, BOOL, I32, STR, U32, U64, Case, array, cases, f32, plain, value, with_tensor
 from lanewise.errors import LoadError, UnsupportedError
 from lanewise.model.folder import resolve
-from lanewise.model.gguf import ELEMENTS, GgufArray, open_gguf
+from lanewise.model.gguf import ELEMENTS, open_gguf
+from lanewise.model.gguf_arrays import GgufArray
 from lanewise.model.gguf_model import check_tensors, open_weights, read_model
 from lanewise.model.gguf_types import TYPES
 from lanewise.model.model import Model, describe

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LoadError, UnsupportedError, shorten
+from .gguf_arrays import ARRAY, BOOL, STRING, VALUES, GgufArray, string_ends
 from .gguf_fields import Bytes
 from .gguf_types import REMOVED, TYPES, TensorType, expand
 
@@ -38,15 +39,9 @@ ELEMENTS = 2**60 - 1  # of 8 bytes at most, so that the bytes, too, stay below 2
 ALIGNMENT = 1 << 20
 METADATA_BYTES = 512 << 20  # of keys and strings, which are decoded when the file is opened; arrays are not
 _HEADER = 24
+_WINDOW, _FEW = 1 << 20, 64  # bytes in which the ends of strings are looked for at once, and for how many it pays
 _ALIGNMENT_KEY = "general.alignment"
 
-# number of a value's type -> (name, NumPy type)
-_STRING, _ARRAY, _BOOL = 8, 9, 7
-_VALUES: dict[int, tuple[str, str]] = {
-    0: ("UINT8", "u1"), 1: ("INT8", "i1"), 2: ("UINT16", "<u2"), 3: ("INT16", "<i2"), 4: ("UINT32", "<u4"),
-    5: ("INT32", "<i4"), 6: ("FLOAT32", "<f4"), _BOOL: ("BOOL", "u1"), _STRING: ("STRING", ""), _ARRAY: ("ARRAY", ""),
-    10: ("UINT64", "<u8"), 11: ("INT64", "<i8"), 12: ("FLOAT64", "<f8"),
-}  # fmt: skip
 _FORMATS = {"u1": "<B", "i1": "<b", "<u2": "<H", "<i2": "<h", "<u4": "<I", "<i4": "<i", "<f4": "<f", "<u8": "<Q",
             "<i8": "<q", "<f8": "<d"}  # fmt: skip
 
@@ -60,50 +55,6 @@ class GgufTensor:
     shape: tuple[int, ...]
     nbytes: int
     start: int
-
-
-class GgufArray:
-    """An array among the metadata, left in the file until it is asked for. `kind`: the name of its elements' type."""
-
-    def __init__(self, file: GgufFile, key: str, kind: int, length: int, start: int, end: int) -> None:
-        self._file, self._key, self._kind, self._length, self._start = file, key, kind, length, start
-        self._end = end
-        self.kind = _VALUES[kind][0]
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __repr__(self) -> str:
-        return f"an array of {self._length} {self.kind}"
-
-    def numbers(self) -> np.ndarray[Any, Any]:
-        """A copy as a NumPy array. LoadError when the elements are strings, or booleans other than 0 and 1."""
-        dtype = _VALUES[self._kind][1]
-        if not dtype:
-            raise LoadError("is an array of strings, not of numbers", file=self._file.path, field=self._key)
-        values = np.frombuffer(self._file.map, dtype, self._length, self._start).copy()
-        if self._kind == _BOOL and self._length:
-            if values.max() > 1:
-                raise LoadError("has a boolean that is neither 0 nor 1", file=self._file.path, field=self._key)
-            values = values.astype(bool)
-        return values
-
-    def strings(self) -> list[str]:
-        """The elements. LoadError when they are not strings or not UTF-8."""
-        if self._kind != _STRING:
-            raise LoadError(f"is {self!r}, not of strings", file=self._file.path, field=self._key)
-        data, at = self._file.map[self._start : self._end], 0
-        found: list[str] = []
-        unpack = struct.Struct("<Q").unpack_from
-        try:
-            for _ in range(self._length):
-                begin = at + 8
-                at = begin + unpack(data, at)[0]
-                found.append(data[begin:at].decode("utf-8"))
-        except UnicodeDecodeError as error:
-            message = f"string {len(found)} is not UTF-8 (at byte {self._start + begin + error.start})"
-            raise LoadError(message, file=self._file.path, field=self._key) from None
-        return found
 
 
 class GgufFile:
@@ -280,17 +231,17 @@ class _Parser:
             raise self.error("the key comes twice", begin)
         at = self.at
         kind = self.number("<I", "the type")
-        if kind not in _VALUES:
+        if kind not in VALUES:
             raise self.error(f"the type is {kind}, which is not known", at)
-        self.file.types[key] = _VALUES[kind][0]
-        self.file.metadata[key] = self.array(key) if kind == _ARRAY else self.scalar(kind)
+        self.file.types[key] = VALUES[kind][0]
+        self.file.metadata[key] = self.array(key) if kind == ARRAY else self.scalar(kind)
 
     def scalar(self, kind: int) -> Any:
-        if kind == _STRING:
+        if kind == STRING:
             return self.text("the string", 0, STRING_BYTES)
         at = self.at
-        value = self.number(_FORMATS[_VALUES[kind][1]], "the value")
-        if kind == _BOOL:
+        value = self.number(_FORMATS[VALUES[kind][1]], "the value")
+        if kind == BOOL:
             if value > 1:
                 raise self.error(f"is a boolean of value {value}, neither 0 nor 1", at)
             return value == 1
@@ -300,26 +251,31 @@ class _Parser:
         """Go over an array; its strings' lengths are checked, nothing is decoded."""
         at = self.at
         kind = self.number("<I", "the type of the elements")
-        if kind == _ARRAY:
+        if kind == ARRAY:
             raise self.error("is an array of arrays, which is not allowed", at)
-        if kind not in _VALUES:
+        if kind not in VALUES:
             raise self.error(f"the type of the elements is {kind}, which is not known", at)
         at = self.at
         length = self.number("<Q", "the length of the array")
         if length > ARRAY_LENGTH:
             raise self.error(f"has {length} elements, over the limit of {ARRAY_LENGTH}", at)
-        least = np.dtype(_VALUES[kind][1]).itemsize if kind != _STRING else 8
+        least = np.dtype(VALUES[kind][1]).itemsize if kind != STRING else 8
         if length * least > self.size - self.at:
             raise self.error(f"has {length} elements, but only {self.size - self.at} bytes are left", at)
         start = self.at
-        self.at = start + length * least if kind != _STRING else self.skip_strings(length)
+        self.at = start + length * least if kind != STRING else self.skip_strings(length)
         return GgufArray(self.file, key, kind, length, start, self.at)
 
     def skip_strings(self, count: int) -> int:
         """Where `count` strings end."""
         unpack: Callable[..., tuple[int]] = struct.Struct("<Q").unpack_from
-        at, size, data = self.at, self.size, self.map
-        for i in range(count):
+        at, size, data, done = self.at, self.size, self.map, 0
+        while count - done > _FEW:
+            ends = string_ends(np.frombuffer(data, np.uint8, min(_WINDOW, size - at), at), count - done)
+            if not len(ends):
+                break
+            at, done = at + int(ends[-1]), done + len(ends)
+        for i in range(done, count):
             if size - at < 8:
                 raise self.error(f"string {i} of {count} begins behind the end of the file", at)
             (length,) = unpack(data, at)

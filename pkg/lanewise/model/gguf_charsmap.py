@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .gguf import GgufArray, GgufFile
+from .gguf import GgufFile
+from .gguf_arrays import GgufArray
 from .gguf_vocab import error
 
 _NAME = "precompiled_charsmap"

@@ -23,7 +23,8 @@ import numpy as np
 from ..errors import LoadError, UnsupportedError, shorten
 from . import arch
 from .config import MAX_CONTEXT, MAX_VOCABULARY, Config, Fields, Generation
-from .gguf import GgufArray, GgufFile
+from .gguf import GgufFile
+from .gguf_arrays import GgufArray
 from .gguf_vocab import end_ids
 from .gguf_wide import WIDER, widened
 from .rope import as_floats

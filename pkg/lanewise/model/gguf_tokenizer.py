@@ -12,14 +12,17 @@ characters is unknown; the library's normaliser for `t5` drops a combining mark 
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import LoadError, UnsupportedError, shorten
 from .config import Fields
-from .gguf import GgufArray, GgufFile
+from .gguf import GgufFile
+from .gguf_arrays import GgufArray
 from .gguf_charsmap import check_charsmap
 from .gguf_pre import PRE
 from .gguf_vocab import BYTE, CONTROL, PREFIX, UNKNOWN, USER, Vocabulary, error, read_vocabulary
@@ -74,11 +77,10 @@ def _bytes(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
         raise UnsupportedError(message, file=file.path, field=f"{PREFIX}pre")
     pre = PRE[name]
     merges = _merges(file)
-    pairs: list[Any] = [tuple(text.split(" ")) for text in merges]  # the library checks them, in a tenth of the time
-    try:
-        model = models.BPE(vocabulary.ids, pairs, ignore_merges=pre.ignore_merges)
+    try:  # the library checks them, in a tenth of the time
+        model = models.BPE(vocabulary.ids, _pairs(merges), ignore_merges=pre.ignore_merges)
     except Exception:
-        _check_merges(file, vocabulary, merges)
+        _check_merges(file, vocabulary, merges.strings())
         raise
     tokenizer = Tokenizer(model)
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
@@ -168,12 +170,41 @@ def _unigram(file: GgufFile, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 # ---- parts ----
 
 
-def _merges(file: GgufFile) -> list[str]:
+def _merges(file: GgufFile) -> GgufArray:
     """The merges of a byte-level vocabulary: two parts with a space between them."""
     found = file.metadata.get(f"{PREFIX}merges")
     if not isinstance(found, GgufArray):
         raise error(file, "merges", "the key is missing" if found is None else "is not an array")
-    return found.strings()
+    return found
+
+
+class _Pairs(Sequence[tuple[str, str]]):
+    """Merges as the library asks for them, one at a time: 280,000 tuples at once cost more than they tell it."""
+
+    def __init__(self, parts: list[str]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts) // 2
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._parts[2 * i], self._parts[2 * i + 1]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        parts = iter(self._parts)
+        return zip(parts, parts, strict=True)
+
+
+def _pairs(merges: GgufArray) -> Any:
+    """Each merge cut at its spaces."""
+    text = merges.joined()
+    if text is not None:
+        marks = np.frombuffer(text, np.uint8)
+        marks = marks[(marks == ord(" ")) | (marks == 0)]
+        if len(marks) == 2 * len(merges) and (marks[::2] != 0).all() and (marks[1::2] == 0).all():
+            with contextlib.suppress(UnicodeDecodeError):
+                return _Pairs(text[:-1].replace(b"\0", b" ").decode("utf-8").split(" "))
+    return [tuple(merge.split(" ")) for merge in merges.strings()]
 
 
 def _check_merges(file: GgufFile, vocabulary: Vocabulary, merges: list[str]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import LoadError, shorten
 from .config import MAX_VOCABULARY, Fields
-from .gguf import GgufArray, GgufFile
+from .gguf import GgufFile
+from .gguf_arrays import GgufArray
 
 PREFIX = "tokenizer.ggml."
 TOKEN_BYTES = 65_535
@@ -71,7 +72,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary | None:
         known = ", ".join(_DEFAULTS)
         raise data.unsupported(f"{PREFIX}model", f"the tokenizer {shorten(model)!r} is not known; known: {known}")
     tokens = _tokens(file)
-    ids = {text: i for i, text in enumerate(tokens)}
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens):
         twice = next(i for i, text in enumerate(tokens) if ids[text] != i)
         message = f"token {shorten(tokens[twice])!r} comes twice, as {twice} and {ids[tokens[twice]]}"
@@ -119,11 +120,12 @@ def _tokens(file: GgufFile) -> list[str]:
         raise data.error(key, "the key is missing" if found is None else "is not an array")
     if not 0 < len(found) <= MAX_VOCABULARY:
         raise data.error(key, f"has {len(found)} tokens, not 1 to {MAX_VOCABULARY}")
-    tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(found.strings())]
-    most = max(map(len, tokens))
-    longest = next(i for i, text in enumerate(tokens) if len(text) == most)
-    if len(tokens[longest].encode()) > TOKEN_BYTES:
-        raise data.error(key, f"token {longest} has over {TOKEN_BYTES} bytes")
+    tokens = found.strings()
+    if "" in tokens:
+        tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
+    longest = max(tokens, key=len)
+    if len(longest.encode()) > TOKEN_BYTES:
+        raise data.error(key, f"token {tokens.index(longest)} has over {TOKEN_BYTES} bytes")
     return tokens
 
 

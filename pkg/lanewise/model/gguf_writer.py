@@ -154,7 +154,7 @@ def _rename_to_new(old: Path, new: Path) -> None:
 
 def value_of(stored: Any, kind: str) -> Value:
     """A value as gguf.GgufFile has it (metadata, types), for writing it again."""
-    from .gguf import GgufArray
+    from .gguf_arrays import GgufArray
 
     if isinstance(stored, GgufArray):
         strings = stored.kind == "STRING"
