@@ -1,18 +1,12 @@
 /* stage.c - activations converted and interleaved: what costs one pass here would cost every tile a stream per row. */
 #include "stage.h"
+#include "lace.h"
 #include <math.h>
 #include <string.h>
 
 enum { CHUNK = 256,              /* units of one row converted at a time: a group's stay in L1 */
        AHEAD = 8,                /* pieces of rows under way */
        ALIAS = 4096 };           /* rows at multiples of this fall into one set of the L1 cache */
-
-typedef uint32_t u32x4 __attribute__((vector_size(16)));
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (u32x4){i, j, k, l})
-#endif
 
 static int64_t units_of(const lw_stage *s, int64_t k) {
     if (s->kind == LW_STAGE_F32) return k;
@@ -69,32 +63,7 @@ static void convert(const lw_stage *s, int64_t row, int64_t k0, int64_t n, uint3
     s->start[row] -= 128 * s->kernels->to_quads((size_t)n, from, s->type == LW_U8, out);
 }
 
-/* ---- interleaving ------------------------------------------------------------------------------------------------- */
-static void lace_block(const uint32_t *const row[4], int64_t u, uint32_t *to, int64_t rows) {
-    u32x4 r[4];
-    for (int i = 0; i < 4; i++) memcpy(&r[i], row[i] + u, 16);
-    u32x4 a = SHUFFLE(r[0], r[1], 0, 4, 1, 5), b = SHUFFLE(r[0], r[1], 2, 6, 3, 7);
-    u32x4 c = SHUFFLE(r[2], r[3], 0, 4, 1, 5), d = SHUFFLE(r[2], r[3], 2, 6, 3, 7);
-    u32x4 k0 = SHUFFLE(a, c, 0, 1, 4, 5), k1 = SHUFFLE(a, c, 2, 3, 6, 7);
-    u32x4 k2 = SHUFFLE(b, d, 0, 1, 4, 5), k3 = SHUFFLE(b, d, 2, 3, 6, 7);
-    memcpy(to, &k0, 16);
-    memcpy(to + rows, &k1, 16);
-    memcpy(to + 2 * rows, &k2, 16);
-    memcpy(to + 3 * rows, &k3, 16);
-}
-
-/* to[u][row] = row[u] for n units: four rows by four units at a time, a cache line of each row after the other. */
-static void lace(const uint32_t *const *row, int64_t rows, int64_t n, uint32_t *to) {
-    int64_t whole = rows < 4 ? 0 : n & ~(int64_t)3;
-    for (int64_t u0 = 0; u0 < whole; u0 += 16)
-        for (int64_t r = 0; r < rows; r += 4) {
-            int64_t first = lw_min(r, rows - 4);   /* the last four again rather than fewer */
-            for (int64_t u = u0; u < lw_min(u0 + 16, whole); u += 4) lace_block(row + first, u, to + u * rows + first, rows);
-        }
-    for (int64_t u = whole; u < n; u++)
-        for (int64_t r = 0; r < rows; r++) to[u * rows + r] = row[r][u];
-}
-
+/* ---- row groups --------------------------------------------------------------------------------------------------- */
 /* The rows lie apart, and converting one piece takes less time than fetching it from memory: ask for pieces further on.
  * Piece i of a group: rows inside, `step` values of k outside. */
 static void fetch_piece(const lw_stage *s, int64_t first, int64_t rows, int64_t step, int64_t piece) {
@@ -126,7 +95,7 @@ static void stage_group(void *arg, int64_t group, int worker) {
                 if (s->lace && s->kind == LW_STAGE_F32) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;
                 else convert(s, first + r, k0, n, to);
             }
-            if (s->lace) lace(row, rows, units_of(s, n), (uint32_t *)lw_staged(s, kb, first) + at * rows);
+            if (s->lace) lw_lace(row, rows, units_of(s, n), (uint32_t *)lw_staged(s, kb, first) + at * rows);
         }
         for (int64_t r = 0, used = units_of(s, end - begin); !s->lace && used % 16 && r < rows; r++)
             memset(lw_staged(s, kb, first + r) + used * 4, 0, (size_t)(16 - used % 16) * 4);

@@ -5,27 +5,21 @@
  * with it its whole row. */
 #ifndef LW_KERNELS_QUANTIZE_H
 #define LW_KERNELS_QUANTIZE_H
+#include "../lace.h"
 
-/* Scales of n values in parts, `step` floats apart, and the factors that make codes of them: a NaN for a part with no codes. */
+/* Scales of n values in parts, `step` floats apart, and the factors that make codes of them: a NaN for a part with no codes. As
+ * integers, magnitudes have the order that they have as floats, and what is not finite is above all others. */
 ALWAYS_INLINE void quantize_scales(const int n, const int part, const float *x, float *scale, int step, float *factor) {
     const i32x16 sign = vi_set1(0x7fffffff);
-    f32x16 check[2] = {v_set1(0.0f), v_set1(0.0f)};         /* NaN if a value is not finite */
     for (int at = 0; at < n; at += part) {
-        f32x16 most[2] = {v_set1(0.0f), v_set1(0.0f)};
+        i32x16 most[2] = {vi_set1(0), vi_set1(0)};
         V_UNROLL for (int i = at; i < at + part; i += 32) {
-            V_UNROLL for (int j = 0; j < 2; j++) {
-                f32x16 v = v_load(x + i + 16 * j);
-                most[j] = v_max(v_float(vi_and(v_bits(v), sign)), most[j]);
-                check[j] = v_fma(v, v_set1(0.0f), check[j]);
-            }
+            V_UNROLL for (int j = 0; j < 2; j++) most[j] = vi_max(vi_and(v_bits(v_load(x + i + 16 * j)), sign), most[j]);
         }
-        const float top = v_largest(v_max(most[0], most[1]));
-        scale[at / part * step] = top < 0x1p-100f ? 0.0f : top / 127.0f;
-        factor[at / part] = top < 0x1p-100f ? 0.0f : 127.0f / top;
+        const float top = v_largest(v_min(v_float(vi_max(most[0], most[1])), v_set1(INFINITY)));   /* NaN: infinity */
+        scale[at / part * step] = top < 0x1p-100f ? 0.0f : top <= FLT_MAX ? top / 127.0f : NAN;
+        factor[at / part] = top < 0x1p-100f ? 0.0f : top <= FLT_MAX ? 127.0f / top : NAN;
     }
-    const float sum = v_sum(v_add(check[0], check[1]));
-    for (int i = 0; sum != sum && i < n; i++)
-        if (!(fabsf(x[i]) <= FLT_MAX)) scale[i / part * step] = factor[i / part] = NAN;
 }
 
 /* Codes of n values with a factor for each part, and the sums of four neighbours. */
@@ -51,11 +45,14 @@ ALWAYS_INLINE uint32_t *quantize_group(const int n, const int block, const int f
                                        const float *a, ptrdiff_t lda, uint32_t *to) {
     const int part = fine ? block : n, blocks = n / block;
     uint32_t *terms = to + R * (n / part), *codes = terms + R * (minima == LW_MIN_INT ? blocks / 2 : blocks);
-    ALIGN(64) int8_t buffer[LW_SUPER + LW_LINE], *code = R == 1 && n == LW_SUPER ? (int8_t *)codes : buffer;
+    ALIGN(64) int8_t buffer[LW_MAX_ROWS][LW_SUPER + LW_LINE];
     ALIGN(64) int32_t quad[LW_SUPER / 4 + LW_LANES];
+    const uint32_t *units[LW_MAX_ROWS];
     float factor[LW_MAX_ROWS][LW_SUPER / LW_PIECE];
     for (int r = 0; r < R; r++) quantize_scales(n, part, a + r * lda, (float *)to + r, R, factor[r]);
     for (int r = 0; r < R; r++) {
+        int8_t *code = R == 1 && n == LW_SUPER ? (int8_t *)codes : buffer[r];
+        units[r] = (const uint32_t *)code;
         quantize_codes(n, part, a + r * lda, factor[r], code, quad);
         int32_t sum[LW_SUPER / 16] = {0};
         V_UNROLL for (int b = 0; b < blocks; b++) {
@@ -73,9 +70,8 @@ ALWAYS_INLINE uint32_t *quantize_group(const int n, const int block, const int f
                 terms[b * R + r] = (uint32_t)(-zero * sum[b]);
             }
         }
-        if (code == buffer)
-            V_UNROLL for (int i = 0; i < n / 4; i++) memcpy(codes + i * R + r, buffer + 4 * i, 4);
     }
+    if (R > 1 || n < LW_SUPER) lw_lace(units, R, n / 4, codes);
     return codes + n / 4 * R;
 }
 
