@@ -45,15 +45,15 @@ ALWAYS_INLINE uint32_t *quantize_group(const int n, const int block, const int f
                                        const float *a, ptrdiff_t lda, uint32_t *to) {
     const int part = fine ? block : n, blocks = n / block;
     uint32_t *terms = to + R * (n / part), *codes = terms + R * (minima == LW_MIN_INT ? blocks / 2 : blocks);
-    ALIGN(64) int8_t buffer[LW_MAX_ROWS][LW_SUPER + LW_LINE];
+    ALIGN(64) uint32_t buffer[LW_MAX_ROWS][(LW_SUPER + LW_LINE) / 4];
     ALIGN(64) int32_t quad[LW_SUPER / 4 + LW_LANES];
     const uint32_t *units[LW_MAX_ROWS];
     float factor[LW_MAX_ROWS][LW_SUPER / LW_PIECE];
     for (int r = 0; r < R; r++) quantize_scales(n, part, a + r * lda, (float *)to + r, R, factor[r]);
     for (int r = 0; r < R; r++) {
-        int8_t *code = R == 1 && n == LW_SUPER ? (int8_t *)codes : buffer[r];
-        units[r] = (const uint32_t *)code;
-        quantize_codes(n, part, a + r * lda, factor[r], code, quad);
+        uint32_t *row = R == 1 && n == LW_SUPER ? codes : buffer[r];
+        units[r] = row;
+        quantize_codes(n, part, a + r * lda, factor[r], (int8_t *)row, quad);
         int32_t sum[LW_SUPER / 16] = {0};
         V_UNROLL for (int b = 0; b < blocks; b++) {
             const int32_t *q = quad + block / 4 * b;
