@@ -39,8 +39,8 @@ typedef struct lw_quant {
     uint16_t header, piece;      /* bytes */
     uint16_t source_block, source_bytes;   /* of the file's blocks: values, bytes */
     uint8_t expanded;            /* the index of the expanded form */
-    uint8_t fine;                /* activations have a scale per block, not per group: where the weights are so exact that
-                                    the activations' rounding is most of the error */
+    uint8_t fine;                /* activations have a scale per block, not per group: where their rounding would be too much of
+                                    the error (docs/decisions.md) */
     uint8_t whole;               /* sub-scales are integers and so small that the sum over a superblock of sub-scale * code *
                                     activation is below 2^24, exact in float32 as well: d comes once, at the end. The
                                     expanded form has them multiplied into its codes, a block being all 256 */

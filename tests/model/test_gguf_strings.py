@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from corpus.make import ARR, I32, STR, array, plain, value
 from lanewise.errors import LoadError
 from lanewise.model.gguf import open_gguf
+from lanewise.model.gguf_tokenizer import _pairs
 
 # Lengths whose bytes hold zeros, strings that look like lengths, and what has none of either.
 ODD = ["", "\0", "a\0", "\0\0\0\0\0\0a", "\x05\0\0\0\0\0\0\0", "x" * 255, "x" * 256, "x" * 257, "ä" * 128, "x" * 65536]
@@ -35,6 +36,28 @@ def test_strings_are_found_at_once_or_one_by_one(
         assert (found.strings(), file.metadata["b.after"]) == (wanted, 7)
         assert found.joined() in ((None,) if text.count(0) > count else (None, text))
         assert found.joined() == text or any(not each or "\0" in each for each in wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(merges=st.lists(st.sampled_from(["a b", "é c", "a", "a b c", " b", "a ", "", "a\0b c"]), min_size=1, max_size=4))
+def test_merges_are_cut_at_their_spaces(merges: list[str], tmp_path_factory: Any) -> None:
+    made = plain()
+    made.pairs += [("a.texts", value(ARR, array(STR, merges)))]
+    path = tmp_path_factory.mktemp("merges") / "m.gguf"
+    path.write_bytes(made.build())
+    with open_gguf(path) as file:
+        pairs = _pairs(file.metadata["a.texts"])
+        assert list(pairs) == [tuple(merge.split(" ")) for merge in merges]
+        assert [pairs[i] for i in range(len(pairs))] == list(pairs)
+
+
+def test_an_array_of_strings_that_ends_with_the_file(tmp_path: Path) -> None:
+    made = plain()
+    made.pairs += [("a.texts", value(ARR, array(STR, [f"text {i}" for i in range(1000)])))]
+    data = made.build()
+    (tmp_path / "m.gguf").write_bytes(data[: data.index(b"text 901") - 8])
+    with pytest.raises(LoadError, match="string 901 of 1000 begins behind the end"):
+        open_gguf(tmp_path / "m.gguf")
 
 
 def test_many_strings_are_checked(tmp_path: Path) -> None:
