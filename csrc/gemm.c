@@ -126,6 +126,7 @@ typedef struct job {
     int64_t group0, group1, panel0, panel1;
     float *slab;                 /* sums of (first row, first panel) of this task, or NULL */
     unsigned char *packed;       /* for a panel step's lines of a plain b */
+    int *held;                   /* what the tile registers are configured for */
 } job;
 
 /* The hardware follows no jumps between rows of c: ask for them before the tile that needs them at its end (at its
@@ -187,7 +188,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     int last = kb == p->a.k_blocks - 1, direct = last && !p->late, per_line = lw_formats[w->format].k_per_line;
     int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
-                 .lda = row_elements(p), .pace = p->pace};
+                 .lda = row_elements(p), .pace = p->pace, .held = j->held};
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
     const unsigned char *lines = p->g->plain ? j->packed : lines_at(p, panel, kb);
     if (p->g->plain) t.ldb = lw_ceil_div(t.k, per_line) * LW_LINE;
@@ -243,7 +244,7 @@ static void stream_range(const plan *p, const job *j) {
     int rows = (int)p->a.rows, most = most_panels(p, rows), unit = p->g->gated ? 2 : 1;
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
     lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
-                 .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k,
+                 .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k, .held = j->held,
                  .ahead = rows > 1 && rows <= GUESSED_ROWS && most > 2 ? 0 : AHEAD};
     if (p->a.kind == LW_STAGE_INT8) t.k = (int)lw_round_up(t.k, 4);
     for (int64_t i = 0; i < part; i++) {
@@ -280,16 +281,16 @@ static void run_task(void *arg, int64_t task, int worker) {
              .panel1 = lw_min(split(p->steps, p->ranges, range + 1) * p->step, p->w->panels),
              .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL,
              .packed = p->packed + (size_t)worker * p->packed_bytes};
-    if (p->a.groups == 1 && !p->g->plain) {
-        stream_range(p, &j);
-        return;
-    }
-    for (int64_t kb = 0; kb < p->a.k_blocks; kb++)
+    int held = 0;
+    if (p->matrix) j.held = &held;
+    if (p->a.groups == 1 && !p->g->plain) stream_range(p, &j);
+    else for (int64_t kb = 0; kb < p->a.k_blocks; kb++)
         for (int64_t panel = j.panel0; panel < j.panel1; panel += p->step) {
             int more = panel + p->step < j.panel1;
             int64_t next = more || (kb + 1 == p->a.k_blocks && j.panel1 < p->w->panels) ? panel + p->step : j.panel0;
             cell(p, &j, panel, kb, p->g->plain ? j.packed : lines_at(p, next, more ? kb : (kb + 1) % p->a.k_blocks));
         }
+    if (p->matrix) p->kernels->matrix_release();
 }
 
 /* ---- entry ------------------------------------------------------------------------------------------------------- */

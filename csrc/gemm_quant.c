@@ -1,10 +1,12 @@
 /* gemm_quant.c - the driver of products with quantised weights.
  *
  * The activations are quantised once per call, row group by row group, into streams that tiles read from end to end (quant.h).
- * k is never cut: a pair of panels over all k fits L2, and passes every row group while it is there.
+ * A pair of panels over all k fits L2, and passes every row group while it is there.
  *   few row groups    tiles read the packed planes as they are: the weights leave memory once and are small in the caches
  *   more              each pair is expanded to bytes and float32 scales first, into a buffer of the worker's own, and one kind
  *                     of tile does the work whatever the format
+ *   on tile registers the same with other forms of both operands. k is cut so that the activations of a block of k stay in L2 beside
+ *                     the sums of a few pairs, which wait there for the next block
  * Nothing here can change a bit: a row's sums do not depend on its group, nor on the form of the weights. */
 #include "context.h"
 #include "quant.h"
@@ -16,6 +18,12 @@ enum {
     TASKS_PER_THREAD = 4,
     AHEAD = 6144, NEAR = 2048,   /* bytes from the line in use to the one to fetch from memory, and on from L2, per panel */
     LEAN_AHEAD = 1536,           /* where a second request for a line costs more than it gives */
+    MATRIX_ROWS = 32,            /* from so many on tile registers are ahead, */
+    MATRIX_FINE_ROWS = 48,       /* or where each block has a scale of the activations' */
+    MATRIX_PASS = 512,           /* rows of a pass on tile registers */
+    MATRIX_UNITS = LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT,
+    MATRIX_SUMS = PAIR * LW_MATRIX_QUANT_ROWS * LW_LANES,
+    MATRIX_PAIRS = 4,            /* whose sums wait together */
     FEW_GROUPS = 8               /* so few fetch the next pair while they multiply; of more, each a slice before */
 };
 
@@ -23,19 +31,26 @@ typedef struct plan {
     const lw_gemm_args *g;
     const lw_kernels *kernels;
     int form, run_form, act_form;    /* rows of lw_quants: of the weights; of what tiles read; of whom the activations are made */
+    int matrix;                  /* on tile registers; then rows are grouped by whole units */
+    int64_t kc;                  /* k of a block, whole superblocks */
     int64_t row0, rows;          /* of this pass */
-    int64_t groups, low, higher; /* row groups: `low` rows each, one more in the first `higher` */
+    int64_t groups, low, higher; /* row groups: `low` rows (units) each, one more in the first `higher` */
     int64_t pairs, ranges, blocks, slice;
     int late;                    /* sums are formed aside and finished from there */
     size_t row_bytes;            /* of quantised activations */
     size_t panel_bytes;          /* of an expanded panel */
     unsigned char *staged, *buffers;
+    float *sums;                 /* of a worker's pairs between two blocks of k: [pair][group][MATRIX_SUMS] */
     float *gathered;             /* a row group of each worker: the activations in the order of the weight's inputs */
-    int64_t gather_ld;
+    int64_t gather_rows, gather_ld;
 } plan;
 
 static int64_t split(int64_t total, int64_t parts, int64_t i) { return total / parts * i + total % parts * i / parts; }
-static int64_t group_row(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
+static int64_t group_first(const plan *p, int64_t group) { return group * p->low + lw_min(group, p->higher); }
+static int64_t group_row(const plan *p, int64_t group) {
+    return p->matrix ? lw_min(group_first(p, group) * LW_MATRIX_UNIT, p->rows) : group_first(p, group);
+}
+static int64_t units_of(const plan *p) { return lw_ceil_div(p->rows, LW_MATRIX_UNIT); }
 
 /* Rows in the order of the weight's inputs. Row by row: one that is picked from has to be in L1, and the next comes meanwhile. */
 static void gather_rows(const plan *p, int64_t rows, const float *a, float *out)
@@ -50,18 +65,34 @@ static void gather_rows(const plan *p, int64_t rows, const float *a, float *out)
     }
 }
 
+/* Rows as the weight's inputs are ordered. */
+static const float *ordered(const plan *p, int64_t row, int64_t rows, int worker, int64_t *lda)
+{
+    const float *a = (const float *)p->g->a + (p->row0 + row) * p->g->lda;
+    *lda = p->g->lda;
+    if (!p->g->w->order) return a;
+    float *gathered = p->gathered + worker * p->gather_rows * p->gather_ld;
+    gather_rows(p, rows, a, gathered);
+    *lda = p->gather_ld;
+    return gathered;
+}
+
 static void quantize_group(void *arg, int64_t group, int worker)
 {
     const plan *p = arg;
-    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row, lda = p->g->lda;
-    const float *a = (const float *)p->g->a + (p->row0 + row) * lda;
-    if (p->g->w->order) {
-        float *gathered = p->gathered + worker * (p->low + 1) * p->gather_ld;
-        gather_rows(p, rows, a, gathered);
-        a = gathered;
-        lda = p->gather_ld;
-    }
+    int64_t row = group_row(p, group), rows = group_row(p, group + 1) - row, lda;
+    const float *a = ordered(p, row, rows, worker, &lda);
     p->kernels->quantize(p->act_form, (int)rows, p->g->w->k, a, lda, p->staged + (size_t)row * p->row_bytes);
+}
+
+static void quantize_unit(void *arg, int64_t unit, int worker)
+{
+    const plan *p = arg;
+    int64_t wide = p->higher * (p->low + 1), group = unit < wide ? unit / (p->low + 1) : p->higher + (unit - wide) / p->low;
+    int64_t first = group_first(p, group), row = unit * LW_MATRIX_UNIT, rows = lw_min(LW_MATRIX_UNIT, p->rows - row), lda;
+    const float *a = ordered(p, row, rows, worker, &lda);
+    p->kernels->matrix_quantize(p->form, (int)rows, p->g->w->k, a, lda, (int)(unit - first), (int)(group_first(p, group + 1) - first),
+                                p->staged + (size_t)(first * LW_MATRIX_UNIT) * p->row_bytes);
 }
 
 /* The rows of c lie far apart, and tiles would wait for each of them. */
@@ -117,6 +148,47 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
     }
 }
 
+/* The same on tile registers: pairs pair0 .. pair1, whose sums wait together between blocks of k. */
+static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t group0, int64_t group1, unsigned char *buffer, float *waiting)
+{
+    const lw_gemm_args *g = p->g;
+    const lw_weight *w = g->w;
+    const lw_quant *f = &lw_quants[p->form];
+    const int64_t groups = group1 - group0, superblock = f->header + LW_SUPER / LW_PIECE * f->piece;
+    ALIGN(64) float aside[LW_MATRIX_QUANT_ROWS * PAIR * LW_LANES];
+    int held = 0;
+    for (int64_t k0 = 0; k0 < w->k; k0 += p->kc)
+        for (int64_t pair = pair0; pair < pair1; pair++) {
+            const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes + k0 / LW_SUPER * superblock;
+            int64_t column = pair * PAIR * LW_LANES, k = lw_min(p->kc, w->k - k0);
+            lw_quant_matrix t = {.b = buffer, .ldb = (ptrdiff_t)p->panel_bytes, .k = (int)k, .form = p->run_form, .ldc = g->ldc,
+                                 .ldr = g->ldr, .panels = (int)lw_min(PAIR, w->panels - pair * PAIR),
+                                 .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .group = lw_quant_group(w->k),
+                                 .bias = g->bias ? g->bias + column : NULL, .first = k0 == 0, .last = k0 + k == w->k,
+                                 .held = &held};
+            if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
+            for (int i = 0; i < t.panels; i++)
+                p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
+            const unsigned char *next = lines + (pair + 1 < pair1 ? PAIR * (int64_t)w->panel_bytes : 0);
+            const int64_t slice = lw_round_up(lw_ceil_div(lw_ceil_div(k, LW_SUPER) * superblock, groups), LW_LINE);
+            for (int64_t group = group0; group < group1; group++) {
+                int64_t row = group_row(p, group), units = group_first(p, group + 1) - group_first(p, group);
+                t.rows = (int)(group_row(p, group + 1) - row);
+                t.a = p->staged + (size_t)(group_first(p, group) * LW_MATRIX_UNIT) * p->row_bytes + units * lw_matrix_bytes(f, k0, w->k);
+                t.sums = waiting + ((pair - pair0) * groups + group - group0) * MATRIX_SUMS;
+                if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
+                t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+                for (int i = 0; i < t.panels; i++, next += w->panel_bytes)   /* the next pair, a slice with each group */
+                    for (int64_t j = 0; j < slice; j += LW_LINE) __builtin_prefetch(next + j, 0, 2);
+                next += slice - t.panels * (int64_t)w->panel_bytes;
+                if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
+                p->kernels->matrix_quant(&t);
+                if (p->late && t.last) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
+            }
+        }
+    p->kernels->matrix_release();
+}
+
 /* Codes and scales that one row reads with next to no work, two panels side by side. */
 static int lean(const plan *p) {
     const lw_quant *q = &lw_quants[p->form];
@@ -161,13 +233,17 @@ static void run_task(void *arg, int64_t task, int worker)
     const plan *p = arg;
     int64_t block = task / p->ranges, range = task % p->ranges;
     unsigned char *buffer = p->buffers ? p->buffers + (size_t)worker * PAIR * p->panel_bytes : NULL;
-    int64_t last = split(p->pairs, p->ranges, range + 1);
+    int64_t first = split(p->pairs, p->ranges, range), last = split(p->pairs, p->ranges, range + 1);
+    int64_t group0 = split(p->groups, p->blocks, block), group1 = split(p->groups, p->blocks, block + 1);
+    for (int64_t pair = first; p->matrix && pair < last; pair += MATRIX_PAIRS)
+        run_matrix(p, pair, lw_min(pair + MATRIX_PAIRS, last), group0, group1, buffer,
+                   p->sums + worker * MATRIX_PAIRS * p->groups * MATRIX_SUMS);
+    if (p->matrix) return;
     if (p->groups == 1 && !buffer) {
-        stream_range(p, split(p->pairs, p->ranges, range) * PAIR, lw_min(last * PAIR, p->g->w->panels));
+        stream_range(p, first * PAIR, lw_min(last * PAIR, p->g->w->panels));
         return;
     }
-    for (int64_t pair = split(p->pairs, p->ranges, range); pair < last; pair++)
-        run_pair(p, pair, split(p->groups, p->blocks, block), split(p->groups, p->blocks, block + 1), buffer);
+    for (int64_t pair = first; pair < last; pair++) run_pair(p, pair, group0, group1, buffer);
 }
 
 /* From so many rows on expanding pays. It costs about as much as three groups gain where codes are put together from planes; more
@@ -183,32 +259,49 @@ static int64_t expand_rows(const plan *p)
     return q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4 ? 80 : q->scales == LW_SCALES_K8 ? 40 : 56;
 }
 
+/* Activations of a block of k take a quarter of L2. */
+static void plan_matrix(plan *p, const lw_ctx *ctx)
+{
+    int64_t fit = (int64_t)ctx->l2 / 4 / (units_of(p) * LW_MATRIX_UNIT) / LW_SUPER * LW_SUPER;
+    p->run_form = lw_quants[p->form].expanded;
+    p->row_bytes = (size_t)(lw_matrix_bytes(&lw_quants[p->form], p->g->w->k, p->g->w->k) / LW_MATRIX_UNIT);
+    p->kc = lw_min(lw_max(fit, LW_SUPER), lw_round_up(p->g->w->k, LW_SUPER));
+    p->panel_bytes = (size_t)lw_quant_panel_bytes(&lw_quants[p->run_form], p->kc);
+}
+
 static lw_status plan_pass(plan *p, lw_ctx *ctx)
 {
     const lw_weight *w = p->g->w;
     int64_t threads = lw_pool_threads(ctx->pool);
-    int expand = p->rows >= expand_rows(p);
+    p->matrix = p->kernels->matrix_quant && lw_matrix_fits(p->form) &&
+                p->rows >= (lw_quants[p->form].fine ? MATRIX_FINE_ROWS : MATRIX_ROWS);
+    int expand = p->matrix || p->rows >= expand_rows(p);
     p->pairs = lw_ceil_div(w->panels, PAIR);
     p->run_form = expand ? lw_quant_expanded(p->form, p->kernels->quant_dot4) : p->form;
     p->act_form = expand && lw_quants[p->run_form].block == LW_SUPER ? p->run_form : p->form;
     p->row_bytes = (size_t)lw_quant_row_words(&lw_quants[p->act_form], w->k) * 4;
-    p->groups = lw_ceil_div(p->rows, expand ? p->kernels->quant_rows : p->kernels->quant_direct);
-    p->low = p->rows / p->groups;
-    p->higher = p->rows % p->groups;
     p->panel_bytes = (size_t)lw_quant_panel_bytes(&lw_quants[p->run_form], w->k);
+    if (p->matrix) plan_matrix(p, ctx);
+    int64_t count = p->matrix ? units_of(p) : p->rows;
+    p->groups = lw_ceil_div(count, p->matrix ? MATRIX_UNITS : expand ? p->kernels->quant_rows : p->kernels->quant_direct);
+    p->low = count / p->groups;
+    p->higher = count % p->groups;
     /* As in gemm.c: a task should outlast what starting it costs. */
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
     p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1)), p->pairs);
     p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, cost / 3000)), 1);
     p->slice = lw_round_up(lw_ceil_div(PAIR * (int64_t)w->panel_bytes, lw_ceil_div(p->groups, p->blocks)), LW_LINE);
-    size_t staged = (size_t)lw_round_up(p->rows * (int64_t)p->row_bytes, LW_LINE);
-    size_t buffers = expand ? (size_t)threads * PAIR * p->panel_bytes : 0;
+    p->gather_rows = p->matrix ? LW_MATRIX_UNIT : p->low + 1;
     p->gather_ld = w->k + LW_LANES;   /* rows apart in the caches */
-    size_t gathered = w->order ? (size_t)(threads * (p->low + 1) * p->gather_ld) * sizeof(float) : 0;
-    LW_TRY(lw_block_reserve(&ctx->scratch, staged + (size_t)lw_max((int64_t)buffers, (int64_t)gathered)));
+    size_t staged = (size_t)lw_round_up((p->matrix ? count * LW_MATRIX_UNIT : p->rows) * (int64_t)p->row_bytes, LW_LINE);
+    size_t buffers = expand ? (size_t)threads * PAIR * p->panel_bytes : 0;
+    size_t sums = p->matrix ? (size_t)(threads * MATRIX_PAIRS * p->groups * MATRIX_SUMS) * sizeof(float) : 0;
+    size_t gathered = w->order ? (size_t)(threads * p->gather_rows * p->gather_ld) * sizeof(float) : 0;
+    LW_TRY(lw_block_reserve(&ctx->scratch, staged + (size_t)lw_max((int64_t)(sums + buffers), (int64_t)gathered)));
     p->staged = ctx->scratch.data;
-    p->buffers = expand ? p->staged + staged : NULL;
-    p->gathered = (float *)(p->staged + staged);   /* needed before the buffers are */
+    p->sums = (float *)(p->staged + staged);
+    p->buffers = expand ? p->staged + staged + sums : NULL;
+    p->gathered = (float *)(p->staged + staged);   /* needed before the others are */
     return LW_OK;
 }
 
@@ -218,12 +311,15 @@ lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args)
     plan p = {.g = args, .kernels = ctx->kernels, .form = (int)(w->format - LW_Q4_0)};
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.row_bytes = (size_t)lw_quant_row_words(&lw_quants[p.form], w->k) * 4;
-    int64_t most = lw_max(STAGE_BYTES / (int64_t)p.row_bytes, 4 * LW_MAX_ROWS), passes = lw_ceil_div(args->m, most);
+    int64_t most = lw_max(STAGE_BYTES / (int64_t)p.row_bytes, 4 * LW_MAX_ROWS);
+    if (p.kernels->matrix_quant && lw_matrix_fits(p.form)) most = MATRIX_PASS;
+    int64_t passes = lw_ceil_div(args->m, most);
     for (int64_t pass = 0; pass < passes; pass++) {
         p.row0 = split(args->m, passes, pass);
         p.rows = split(args->m, passes, pass + 1) - p.row0;
         LW_TRY(plan_pass(&p, ctx));
-        if (p.groups == 1) quantize_group(&p, 0, 0);
+        if (p.matrix) LW_TRY(lw_pool_run(ctx->pool, units_of(&p), quantize_unit, &p));
+        else if (p.groups == 1) quantize_group(&p, 0, 0);
         else LW_TRY(lw_pool_run(ctx->pool, p.groups, quantize_group, &p));
         LW_TRY(lw_pool_run(ctx->pool, p.blocks * p.ranges, run_task, &p));
     }

@@ -22,6 +22,7 @@
  * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere). Not looked at by
  *   tile_f32, tile_bf16 and tile_dot if interleaved.
  * next, pace: interleaved only: for every line used what lies `pace` bytes on is fetched into L2, from `next` on (a hint).
+ * held: on tile registers only: the rows that they are configured for, 0 at first; the caller releases them. NULL: each call does.
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
 typedef struct lw_tile {
     const void *a;
@@ -40,6 +41,7 @@ typedef struct lw_tile {
     int rows, panels, columns, k;
     int accumulate, skip;
     ptrdiff_t ahead;
+    int *held;
 } lw_tile;
 
 /* What happens to the sums of a product behind the last k, in this order: times column_scale, times row_scale, + bias; act;
@@ -76,6 +78,24 @@ typedef struct lw_quant_tile {
     int64_t k;
     int form, rows, panels, columns, ahead, share, shares, near;
 } lw_quant_tile;
+
+/* Tiles of a product of quantised weights on tile registers: 1 .. LW_MATRIX_QUANT_ROWS rows, one or two panels that matrix_expand
+ * made, k values from `a` and `b` on, which begin a group. form: the expanded form.
+ * sums: [panel][unit][16][16] floats, aligned to 64: what came of the k before these (unless first), and what is handed on to the k
+ * behind them (unless last: then c is written, with bias, residual and columns as in lw_tile). group: values of k in a group. */
+typedef struct lw_quant_matrix {
+    const void *a;
+    const void *b;
+    ptrdiff_t ldb;
+    float *sums;
+    float *c;
+    ptrdiff_t ldc;
+    const float *bias;
+    const float *residual;
+    ptrdiff_t ldr;
+    int form, rows, panels, columns, k, group, first, last;
+    int *held;                   /* as in lw_tile */
+} lw_quant_matrix;
 
 enum { LW_MAX_ROWS = 32, LW_MAX_STEP = 4 };   /* rows of a tile; panels that are worked on together */
 
@@ -150,6 +170,12 @@ typedef struct lw_kernels {
     int matrix_rows;
     void (*matrix_dot)(const lw_tile *t);
     void (*matrix_int8)(const lw_tile *t);
+    void (*matrix_release)(void);           /* what calls with lw_tile.held or lw_quant_matrix.held have configured */
+    /* Quantised weights, for forms that lw_matrix_fits; NULL: there are none. The bits are those of tile_quant. */
+    void (*matrix_quant)(const lw_quant_matrix *t);
+    void (*matrix_expand)(int form, int64_t k, const void *panel, void *out);
+    /* rows of one unit (1 .. LW_MATRIX_UNIT), as unit `unit` of a block of `units`, which begins at out. */
+    void (*matrix_quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, int unit, int units, void *out);
 } lw_kernels;
 
 /* list.c: tables best first, each with what it needs. */

@@ -120,4 +120,28 @@ static inline int64_t lw_quant_row_words(const lw_quant *q, int64_t k) {
 static inline int lw_quant_expanded(int form, int dot4) {
     return !dot4 && lw_quants[form].spread ? lw_quants[form].spread : lw_quants[form].expanded;
 }
+
+/* For tile registers codes stay rows. Blocks of up to LW_MATRIX_QUANT_ROWS rows, in units of LW_MATRIX_UNIT (rows that there are
+ * not: zeros); of a block [group][unit]: 16 scales, or with `fine` [block][16]; with minima the terms, [terms][16]; the codes (int8),
+ * [block][16][k]. Panels are those of the expanded form, but for codes: less the zero point, signed. */
+enum { LW_MATRIX_UNIT = 16, LW_MATRIX_QUANT_ROWS = 64 };
+
+/* Words of a unit's group of n values before its codes, and bytes of all of it. */
+static inline int lw_matrix_words(const lw_quant *q, int64_t n) {
+    return LW_MATRIX_UNIT * (int)((q->fine ? n / q->block : 1) + (q->minima ? lw_quant_terms(q, n) : 0));
+}
+static inline int64_t lw_matrix_group_bytes(const lw_quant *q, int64_t n) {
+    return 4 * lw_matrix_words(q, n) + LW_MATRIX_UNIT * n;
+}
+/* Bytes of a unit's first k values, of `all` that it has: k is a multiple of their groups, or all. */
+static inline int64_t lw_matrix_bytes(const lw_quant *q, int64_t k, int64_t all) {
+    int64_t group = lw_quant_group(all);
+    return k / group * lw_matrix_group_bytes(q, group) + (k % group ? lw_matrix_group_bytes(q, k % group) : 0);
+}
+/* Forms that are multiplied on tile registers: blocks of 16 or 32 values. Scales and minima of blocks on both sides (q5_1) take the
+ * vectors longer than their own dot products do. */
+static inline int lw_matrix_fits(int form) {
+    const lw_quant *q = &lw_quants[lw_quants[form].expanded];
+    return q->block <= LW_PIECE && !(q->fine && q->minima);
+}
 #endif

@@ -7,6 +7,9 @@
 #include "../vec/avx512.h"
 #include "../vec/amx.h"
 
+#ifndef LW_EMULATE
+#define LW_QUANT_FROM(what) lw_##what##_quant_avx512_vnni
+#endif
 #include "avx512_tiles.h"
 #include "../kernels/table.h"
 #include "tables.h"

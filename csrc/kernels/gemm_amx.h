@@ -4,7 +4,7 @@
  * pair, so that each operand that is loaded is used twice. Activations are in tmm4 and 5, weights in 6 and 7. What
  * is left of k beyond whole blocks of 16 lines runs on a copy of its lines filled up with zeros: nothing behind a panel is read.
  *
- * Registers are configured and released in each call: no state is left for the caller, or for the system to save.
+ * Registers are configured once for a task and number of rows (lw_tile.held) and released behind it: both take hundreds of cycles.
  * Bits: a block of 32 values of k is two chains (even, odd), added, added to the sum. Blocks begin at multiples of 32
  * of the k of the whole product, so these sums depend on nothing else, but differ from those of vdpbf16ps. */
 #ifndef LW_KERNELS_GEMM_AMX_H
@@ -26,7 +26,9 @@ typedef struct amx_at {
     ptrdiff_t lda, ldb, ldc, pace;
 } amx_at;
 
-static void amx_open(int rows) {
+static void amx_open(int rows, int *held) {
+    if (held && *held == rows) return;
+    if (held) *held = rows;
     const int low = rows < 16 ? rows : 16, high = rows > 16 ? rows - 16 : low;
     tmm_config config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
@@ -111,15 +113,16 @@ static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
     const int R = t->rows > 16 ? 2 : 1, step = R == 2 ? 2 : AMX_PANELS;
     const int lines = (t->k + (kind == AMX_DOT ? 1 : 3)) / (kind == AMX_DOT ? 2 : 4);
     LW_ASSERT(t->rows >= 1 && t->rows <= AMX_ROWS && t->panels >= 1 && t->panels <= AMX_PANELS && !t->skip);
-    amx_open(t->rows);
+    amx_open(t->rows, t->held);
     for (int p = 0; p < t->panels; p += step) {
         const amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p),
                            .lda = t->lda * (kind == AMX_DOT ? 2 : 1), .ldb = t->ldb, .ldc = ldc * 4,
                            .next = t->next, .pace = p == 0 && t->next ? t->pace : 0};
         amx_shapes[kind][R][lw_min(step, t->panels - p)](&at, lines, kind == AMX_DOT && t->accumulate);
     }
-    tmm_release();
+    if (!t->held) tmm_release();
 }
+static void amx_release(void) { tmm_release(); }
 
 static void amx_dot(const lw_tile *t) {
     const int width = 16 * t->panels;
@@ -160,7 +163,7 @@ static void amx_int8(const lw_tile *t) {
 ALWAYS_INLINE double amx_peak(amx_kind kind, long iterations) {
     ALIGN(64) uint32_t ones[256];
     for (int i = 0; i < 256; i++) ones[i] = 0x3f803f80;   /* 1.0 twice, or any bytes */
-    amx_open(AMX_ROWS);
+    amx_open(AMX_ROWS, NULL);
     tmm_load(4, ones, LW_LINE);
     tmm_load(5, ones, LW_LINE);
     tmm_load(6, ones, LW_LINE);

@@ -106,8 +106,8 @@ ALWAYS_INLINE void q_scales(const int F, const unsigned char *h, int half, const
 }
 
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
-/* Group i (0..7) of a piece as unsigned bytes; p: the piece, at this register's half of a line. */
-ALWAYS_INLINE ireg q_code(const int F, const unsigned char *p, const int i) {
+/* Group i (0..7) of a piece as it is stored, a byte each; p: the piece, at this register's half of a line. */
+ALWAYS_INLINE ireg q_stored(const int F, const unsigned char *p, const int i) {
     const int code = lw_quants[F].code;
     if (code == LW_CODE_LINE) return ir_load(p + 64 * i);
     if (code == LW_CODE_TWO || code == LW_CODE_TWO_BIT) {
@@ -117,6 +117,12 @@ ALWAYS_INLINE ireg q_code(const int F, const unsigned char *p, const int i) {
     ireg x = q_bits(ir_load(p + 64 * (i / 2)), 4 * (i % 2), 0, 0x0f0f0f0f);
     if (code == LW_CODE_NIBBLE_BIT) x = ir_or(x, q_bits(ir_load(p + 256), i, 4, 0x10101010));
     if (code == LW_CODE_NIBBLE_TWO) x = ir_or(x, q_bits(ir_load(p + 256 + 64 * (i / 4)), 2 * (i % 4), 4, 0x30303030));
-    return lw_quant_table(code) ? ir_lookup(lw_quant_table(code), x) : x;
+    return x;
+}
+/* As unsigned codes. */
+ALWAYS_INLINE ireg q_code(const int F, const unsigned char *p, const int i) {
+    const uint8_t *const table = lw_quant_table(lw_quants[F].code);
+    const ireg x = q_stored(F, p, i);
+    return table ? ir_lookup(table, x) : x;
 }
 #endif

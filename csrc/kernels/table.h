@@ -27,7 +27,9 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
 #else
 #define TABLE_QUANT(what, name) name
 #include "gemm_quant.h"
+#include "quant_expand.h"
 #include "quantize.h"
+QUANT_EXPANSION(expand_quant, 0)
 #endif
 #include "glu.h"
 #include "finish.h"
@@ -50,10 +52,13 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
 
 #ifdef LW_HAS_AMX
 #include "gemm_amx.h"
+#include "quant_amx.h"
+#include "gemm_quant_amx.h"
 #undef TABLE_PEAK_BF16
 #define TABLE_PEAK_BF16 amx_peak_bf16
 #define TABLE_PEAK_INT8 amx_peak_int8
-#define TABLE_MATRIX .matrix_rows = AMX_ROWS, .matrix_dot = amx_dot, .matrix_int8 = amx_int8
+#define TABLE_MATRIX .matrix_rows = AMX_ROWS, .matrix_dot = amx_dot, .matrix_int8 = amx_int8, .matrix_release = amx_release, \
+                     .matrix_quant = amx_quant, .matrix_expand = amx_expand, .matrix_quantize = amx_quantize
 #else
 #define TABLE_PEAK_INT8 peak_int8
 #define TABLE_MATRIX .matrix_rows = 0

@@ -1,7 +1,9 @@
 /* test_amx.c - products on tile registers: every bit of the tiles as the instructions define it, whatever part of a tile there
- * is, nothing read behind the lines, no state left; and the driver on them, int8 exactly and bf16 row by row. */
+ * is, nothing read behind the lines, no state left; and the driver on them, int8 exactly, bf16 row by row, quantised weights as the
+ * scalar table has them. */
 #include "../context.h"
 #include "../isa/tables.h"
+#include "../quant.h"
 #include "check.h"
 #include <float.h>
 #include <math.h>
@@ -209,6 +211,35 @@ static void test_driver_dot(lw_ctx *ctx, int64_t m, int64_t n, int64_t k)
     free(a), free(w), free(c), free(low), free(one);
 }
 
+/* Several blocks of k, sums aside and in place: the bits of the scalar table. */
+static void test_driver_quant(lw_ctx *ctx, lw_ctx *plain, lw_format format, int64_t m, int64_t n, int64_t k, int mode)
+{
+    lw_weight *w;
+    lw_weight_create(format, n, k, &w);
+    const int64_t bytes = lw_weight_row_bytes(w), ld = n + 3;
+    uint8_t *raw = malloc((size_t)(n * bytes));
+    float *a = malloc((size_t)(m * k) * 4), *bias = malloc((size_t)n * 4), *c[2];
+    for (int64_t i = 0; i < n * bytes; i++) raw[i] = (uint8_t)(i % 2 ? bits() & 0xbf : bits());   /* finite as float16 */
+    for (int64_t i = 0; i < m * k; i++) a[i] = uniform();
+    for (int64_t i = 0; i < n; i++) bias[i] = uniform();
+    if (mode & 8) a[m / 2 * k + k / 3] = NAN;
+    lw_source source = {raw, LW_BLOCKS, n, bytes, 1};
+    CHECK(lw_weight_pack(ctx, w, 0, 1, &source) == LW_OK, "pack");
+    for (int i = 0; i < 2; i++) {
+        c[i] = malloc((size_t)(m * ld) * 4);
+        for (int64_t j = 0; j < m * ld; j++) c[i][j] = (float)(j % 7);
+        lw_gemm_args args = {.a = a, .lda = k, .w = w, .c = c[i], .ldc = ld, .m = m};
+        if (mode & 1) args.bias = bias;
+        if (mode & 2) args.residual = c[i], args.ldr = ld;
+        if (mode & 4) args.act = LW_ACT_SILU;
+        CHECK(lw_gemm(i ? plain : ctx, &args) == LW_OK, "quantised");
+    }
+    CHECK(!memcmp(c[0], c[1], (size_t)(m * ld) * 4), "%s: format %d, %d x %d x %d, mode %d", lw_ctx_isa(ctx), format, (int)m, (int)n,
+          (int)k, mode);
+    lw_weight_free(w);
+    free(raw), free(a), free(bias), free(c[0]), free(c[1]);
+}
+
 static void test_driver(const lw_kernels *t, int threads)
 {
     lw_ctx *ctx, *plain;
@@ -223,6 +254,13 @@ static void test_driver(const lw_kernels *t, int threads)
     for (int i = 0; i < 4; i++) {
         test_driver_int8(ctx, plain, shapes[i][0], shapes[i][1], shapes[i][2]);
         test_driver_dot(ctx, shapes[i][0], shapes[i][1], shapes[i][2]);
+    }
+    for (lw_format format = LW_Q4_0; format <= LW_IQ3_S_W; format++) {
+        const int small = lw_quant_of(format)->source_block == 32;
+        test_driver_quant(ctx, plain, format, 50, 37, 768, 0);
+        test_driver_quant(ctx, plain, format, 145, 70, small ? 1056 : 1024, 1 + 2 * (format % 2));
+        test_driver_quant(ctx, plain, format, 67, 300, small ? 896 : 512, format % 16);
+        if (small) test_driver_quant(ctx, plain, format, 65, 16, 32 * (1 + format % 9), 8);
     }
     check_released(t);
     lw_ctx_free(ctx);

@@ -21,9 +21,10 @@ typedef struct tmm_config {         /* what LDTILECFG reads */
 #define tmm_zero(t) __asm__ volatile("tilezero %%tmm" #t : : : "memory")
 #define tmm_load(t, p, stride) AMX_ASM("tileloadd (%0,%1,1), %%tmm" #t, "r"(p), "r"((ptrdiff_t)(stride)))
 #define tmm_store(t, p, stride) AMX_ASM("tilestored %%tmm" #t ", (%0,%1,1)", "r"(p), "r"((ptrdiff_t)(stride)))
-/* c += a . b: pairs of bfloat16, or signed bytes of a times unsigned bytes of b */
+/* c += a . b: pairs of bfloat16, or signed bytes of a times unsigned (tmm_signed: signed) bytes of b */
 #define tmm_bf16(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 #define tmm_int8(c, a, b) __asm__ volatile("tdpbsud %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
+#define tmm_signed(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 #else
 typedef struct tmm_state {
     tmm_config config;
@@ -98,8 +99,8 @@ static void tmm_bf16(int c, int a, int b) {
                       (const uint8_t(*)[64])tmm_now.data[b], t->rows[b], t->bytes[c] / 4);
     _mm_setcsr(state);
 }
-/* TDPBSUD: no saturation. */
-static void tmm_int8(int c, int a, int b) {
+/* TDPBSUD, TDPBSSD: no saturation. */
+static void tmm_bytes(int c, int a, int b, int is_signed) {
     const tmm_config *t = &tmm_now.config;
     if (tmm_shapes_fault(c, a, b)) return;
     for (int m = 0; m < t->rows[c]; m++)
@@ -107,10 +108,14 @@ static void tmm_int8(int c, int a, int b) {
             for (int n = 0; n < t->bytes[c] / 4; n++) {
                 uint32_t sum;
                 memcpy(&sum, tmm_now.data[c][m] + 4 * n, 4);
-                for (int i = 0; i < 4; i++)
-                    sum += (uint32_t)((int8_t)tmm_now.data[a][m][4 * k + i] * tmm_now.data[b][k][4 * n + i]);
+                for (int i = 0; i < 4; i++) {
+                    const uint8_t w = tmm_now.data[b][k][4 * n + i];
+                    sum += (uint32_t)((int8_t)tmm_now.data[a][m][4 * k + i] * (is_signed ? (int8_t)w : w));
+                }
                 memcpy(tmm_now.data[c][m] + 4 * n, &sum, 4);
             }
 }
+static void tmm_int8(int c, int a, int b) { tmm_bytes(c, a, b, 0); }
+static void tmm_signed(int c, int a, int b) { tmm_bytes(c, a, b, 1); }
 #endif
 #endif

@@ -1,0 +1,72 @@
+/* quant_expand.h - a panel of a quantised format as bytes and float32 scales: the expanded forms of ../quant.h. */
+#ifndef LW_KERNELS_QUANT_EXPAND_H
+#define LW_KERNELS_QUANT_EXPAND_H
+#include "quant_planes.h"
+
+/* The sub-scale of block b in the bytes of each lane: s, -s, s, -s. */
+ALWAYS_INLINE ireg q_sub(const int F, const unsigned char *h, int half, int b) {
+    const ireg byte = ir_const(255), raw = ir_and(ir_srl(q_subs(F, h, half, b / 4), 8 * (b % 4)), byte);
+    const ireg s = lw_quants[F].scales == LW_SCALES_K3 ? ir_sub(raw, ir_const(32)) : raw;
+    const ireg pair = ir_or(ir_and(s, byte), ir_sll(ir_and(ir_sub(ir_zero(), s), byte), 8));
+    return ir_or(pair, ir_sll(pair, 16));
+}
+/* Codes less their zero point times a sub-scale, plus the expanded form's zero point: bytes again. */
+ALWAYS_INLINE ireg q_fold(const int F, ireg codes, ireg sub) {
+    const uint32_t zero = lw_quants[F].zero, plus = lw_quants[lw_quants[F].expanded].zero;
+    const ireg pair = ir_const(zero << 8 | zero << 24), offset = ir_const(plus | plus << 16);
+    const ireg low = ir_mul8(ir_or(ir_low(codes), pair), sub), high = ir_mul8(ir_or(ir_high(codes), pair), sub);
+    return ir_or(ir_add16(low, offset), ir_sll(ir_add16(high, offset), 8));
+}
+
+/* Codes less their zero point, as signed bytes. */
+ALWAYS_INLINE ireg q_signed(const int F, ireg codes) {
+    const uint32_t zero = lw_quants[F].zero * 0x01010101u, high = 0x80808080u;
+    if (zero == 0) return codes;
+    if (zero == high) return ir_xor(codes, ir_const(high));
+    return ir_xor(ir_sub(ir_or(codes, ir_const(high)), ir_const(zero)), ir_const(high));   /* codes are below 128 */
+}
+
+/* sign: codes of forms that are not folded become signed. */
+ALWAYS_INLINE void q_expand(const int F, const int sign, int64_t k, const unsigned char *from, unsigned char *to) {
+    const lw_quant *const f = &lw_quants[F], *const x = &lw_quants[lw_quant_expanded(F, QUANT_DOT4)];
+    const int lines = LW_SUPER / x->block, folded = x->block == LW_SUPER;
+    for (; k > 0; k -= LW_SUPER) {
+        const int pieces = (int)(lw_min(LW_SUPER, k) + LW_PIECE - 1) / LW_PIECE;
+        V_UNROLL for (int half = 0; half < V_REGS; half++) {
+            float *at = (float *)(to + 64 / V_REGS * half);
+            q_out out = {at, at + 16 * (lines + (f->minima == LW_MIN_INT)), at + 16 * lines, at + (folded ? 0 : 16 * lines), 16};
+            if (!folded) q_scales(F, from, half, &out);
+            else if (f->minima == LW_MIN_INT) q_minima_k2(from, half, &out);
+            else q_d_k3(from, half, &out);
+            const unsigned char *p = from + f->header + 64 / V_REGS * half;
+            unsigned char *line = to + x->header + 64 / V_REGS * half;
+            for (int j = 0; j < pieces; j++, p += f->piece, line += x->piece) {
+                const ireg sub[2] = {folded ? q_sub(F, from, half, 2 * j) : ir_zero(),
+                                     folded ? q_sub(F, from, half, 2 * j + 1) : ir_zero()};
+                V_UNROLL for (int i = 0; i < 8; i++) {
+                    ireg codes = q_code(F, p, i);
+                    ir_store(line + 64 * i, folded ? q_fold(F, codes, sub[i / 4]) : sign ? q_signed(F, codes) : codes);
+                }
+            }
+        }
+        from += f->header + 8 * f->piece;
+        to += x->header + 8 * x->piece;
+    }
+}
+/* A function `name`(form, k, panel, out). */
+#ifdef QUANT_ROLLED
+#define QUANT_EXPANSION(name, sign) \
+    static void name(int form, int64_t k, const void *panel, void *out) { q_expand(form, sign, k, panel, out); }
+#else
+#define EXPAND_CASE(f, sign) case f: q_expand(f, sign, k, panel, out); break;
+#define QUANT_EXPANSION(name, sign)                                                                         \
+    static void name(int form, int64_t k, const void *panel, void *out) {                                   \
+        switch (form) {                                                                                      \
+        EXPAND_CASE(0, sign) EXPAND_CASE(1, sign) EXPAND_CASE(2, sign) EXPAND_CASE(3, sign)                  \
+        EXPAND_CASE(4, sign) EXPAND_CASE(5, sign) EXPAND_CASE(6, sign) EXPAND_CASE(7, sign)                  \
+        EXPAND_CASE(8, sign) EXPAND_CASE(9, sign) EXPAND_CASE(10, sign) EXPAND_CASE(11, sign)                \
+        EXPAND_CASE(12, sign) EXPAND_CASE(13, sign) EXPAND_CASE(14, sign) EXPAND_CASE(15, sign)              \
+        }                                                                                                    \
+    }
+#endif
+#endif
