@@ -40,12 +40,14 @@ enum {
     STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
     TASKS_PER_THREAD = 32,       /* the last of them is what threads wait for */
+    TASKS_PER_MATRIX_THREAD = 4, /* where sums wait for the next block of k: each task reads all activations */
     TASK_NS = 1500,              /* about what handing a task to another thread costs, a few times */
     STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
     AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch; 0 where the hardware does as well: */
     GUESSED_ROWS = 4,            /* two to so many rows, with the streams that they have then */
     PASS_ROWS = 64,              /* at least */
     MATRIX_INT8_ROWS = 8,        /* with fewer the byte dot product of vectors wastes less */
+    MATRIX_K_BYTES = 4096,       /* of bfloat16 in a block of k on tile registers at most */
     DIRECT_PANELS = 16,          /* with fewer panels interleaving costs more than it gives */
     WIDE_TILE = 16,              /* accumulator lines from which on a tile can take its weights from L2 */
     BLOCK_GROUPS = 4             /* row groups at least for which a panel step's weights are fetched */
@@ -60,6 +62,12 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
     p->a.kc = w->k;
     p->a.k_blocks = 1;
     if (p->a.groups == 1 || p->a.kind == LW_STAGE_INT8) return;
+    if (p->matrix) {
+        p->a.k_blocks = lw_ceil_div(w->k, MATRIX_K_BYTES / 4 * per_line);
+        p->a.kc = lw_round_up(lw_ceil_div(w->k, p->a.k_blocks), 64);
+        p->a.k_blocks = lw_ceil_div(w->k, p->a.kc);
+        return;
+    }
     int64_t most = high * p->step >= WIDE_TILE ? (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_unit
                                                : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
     int64_t blocks = lw_ceil_div(w->k, lw_max(most, 32 * per_line));
@@ -81,6 +89,14 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
     int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (most_rows(p) * lw_max(lines, 1) * 4);
     p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
     p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
+    if (p->matrix && p->a.k_blocks > 1) {
+        /* A quarter of L2 each for the activations of a block of k and for the sums of all panels of a task. */
+        int64_t rows = most_rows(p) * LW_LINE, fit = lw_max((int64_t)ctx->l2 / 4, 1);
+        p->blocks = lw_min(lw_ceil_div(p->a.groups * rows * lw_max(lines / LW_LANES, 1), fit), p->a.groups);
+        int64_t sums = lw_ceil_div(p->a.groups, p->blocks) * rows * p->step;
+        wanted = lw_min(wanted, TASKS_PER_MATRIX_THREAD * threads);
+        p->ranges = lw_min(lw_max(lw_ceil_div(p->steps * sums, fit), lw_ceil_div(wanted, p->blocks)), p->steps);
+    }
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->a.groups));
     int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, most_panels(p, p->a.low));
     p->pace = lw_ceil_div(p->step * lines * LW_LINE, groups * lw_max(used, 1));
@@ -98,10 +114,12 @@ static lw_status plan_memory(plan *p, lw_ctx *ctx) {
     p->a.data = NULL;
     p->a.scale = NULL;
     p->slabs = NULL;
+    p->a.tiles = p->matrix;
     p->a.lace = !p->matrix && (p->a.groups > 1 || p->a.kind == LW_STAGE_INT8);
     if (needs_stage(p)) staged = lw_stage_plan(&p->a);
-    /* c cannot hold partial sums where it is no float32, or still holds the residual. */
-    if (p->a.k_blocks > 1 && (p->late || (p->g->residual && p->g->residual == p->g->c))) {
+    /* c cannot hold partial sums where it is no float32, or still holds the residual; tile registers would meet its rows in one
+     * set of the cache. */
+    if (p->a.k_blocks > 1 && (p->late || p->matrix || (p->g->residual && p->g->residual == p->g->c))) {
         p->late = 1;
         p->slab_ld = (lw_ceil_div(p->steps, p->ranges) * p->step + 1) * LW_LANES;
         p->slab_size = (lw_ceil_div(p->a.groups, p->blocks) * most_rows(p)) * p->slab_ld;
@@ -190,6 +208,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
                  .lda = row_elements(p), .pace = p->pace, .held = j->held};
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
+    const int64_t ahead = p->matrix && !last ? p->a.ld * 4 / lw_max(lw_ceil_div(j->panel1 - j->panel0, p->step), 1) : 0;
     const unsigned char *lines = p->g->plain ? j->packed : lines_at(p, panel, kb);
     if (p->g->plain) t.ldb = lw_ceil_div(t.k, per_line) * LW_LINE;
     int32_t sums[LW_MAX_STEP * LW_LANES];
@@ -206,6 +225,9 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     for (int64_t group = j->group0; group < j->group1; group++, row += t.rows) {
         t.rows = (int)(p->a.low + (group < p->a.higher));
         t.a = activations(p, row, kb);
+        /* Of the next block of k, each panel step fetches a share of the activations. */
+        const unsigned char *coming = ahead ? lw_staged(&p->a, kb + 1, row) + (panel - j->panel0) / p->step * ahead * t.rows : NULL;
+        for (int64_t i = 0; i < ahead * t.rows; i += LW_LINE) __builtin_prefetch(coming + i, 0, 2);
         if (p->a.start) t.start = p->a.start + row;
         if (direct && p->row_scale) t.row_scale = p->row_scale + row;
         float *c_row = c == aside ? c : c + (row - first_row) * t.ldc;

@@ -72,13 +72,20 @@ static void fetch_piece(const lw_stage *s, int64_t first, int64_t rows, int64_t 
     for (int64_t i = 0; i < lw_min(step, s->k - k0) * size; i += LW_LINE) __builtin_prefetch(from + i, 0, 2);
 }
 
+static void to_tiles(uint32_t (*buffer)[CHUNK + LW_LANES], int64_t rows, int64_t n, unsigned char *out) {
+    for (int64_t r = 0; r < rows; r++) memset(buffer[r] + n, 0, LW_LINE);
+    for (int64_t u = 0; u < n; u += LW_LANES)
+        for (int64_t r = 0; r < rows; r++, out += LW_LINE) memcpy(out, buffer[r] + u, LW_LINE);
+}
+
 static void stage_group(void *arg, int64_t group, int worker) {
     (void)worker;
     const lw_stage *s = arg;
     int64_t first = lw_group_row(s, group), rows = lw_group_row(s, group + 1) - first;
     int64_t per_unit = s->kind == LW_STAGE_F32 ? 1 : s->kind == LW_STAGE_BF16 ? 2 : 4;
     int64_t step = s->kind == LW_STAGE_INT8 ? CHUNK * 4 / (s->kernels->quad / 4) : CHUNK * per_unit;
-    uint32_t buffer[LW_MAX_ROWS][CHUNK + 4];
+    ALIGN(64) uint32_t buffer[LW_MAX_ROWS][CHUNK + LW_LANES];
+    const int aside = s->lace || s->tiles;
     const uint32_t *row[LW_MAX_ROWS];
     for (int64_t r = 0; s->kind == LW_STAGE_INT8 && r < rows; r++) {
         s->start[first + r] = 0;
@@ -90,14 +97,15 @@ static void stage_group(void *arg, int64_t group, int worker) {
             int64_t n = lw_min(step, end - k0), at = units_of(s, k0 - begin);
             for (int64_t r = 0; r < rows; r++) {
                 fetch_piece(s, first, rows, step, k0 / step * rows + r + AHEAD);
-                uint32_t *to = s->lace ? buffer[r] : (uint32_t *)lw_staged(s, kb, first + r) + at;
+                uint32_t *to = aside ? buffer[r] : (uint32_t *)lw_staged(s, kb, first + r) + at;
                 row[r] = to;
                 if (s->lace && s->kind == LW_STAGE_F32) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;
                 else convert(s, first + r, k0, n, to);
             }
+            if (s->tiles) to_tiles(buffer, rows, units_of(s, n), lw_staged(s, kb, first) + at * rows * 4);
             if (s->lace) lw_lace(row, rows, units_of(s, n), (uint32_t *)lw_staged(s, kb, first) + at * rows);
         }
-        for (int64_t r = 0, used = units_of(s, end - begin); !s->lace && used % 16 && r < rows; r++)
+        for (int64_t r = 0, used = units_of(s, end - begin); !aside && used % 16 && r < rows; r++)
             memset(lw_staged(s, kb, first + r) + used * 4, 0, (size_t)(16 - used % 16) * 4);
     }
 }
@@ -105,7 +113,7 @@ static void stage_group(void *arg, int64_t group, int worker) {
 /* ---- the face ----------------------------------------------------------------------------------------------------- */
 size_t lw_stage_plan(lw_stage *s) {
     s->ld = lw_round_up(units_of(s, s->kc), 16);
-    if (s->ld * 4 % ALIAS == 0) s->ld += 16;
+    if (s->ld * 4 % ALIAS == 0 && !s->tiles) s->ld += 16;
     int64_t bytes = s->k_blocks * s->rows * s->ld * 4;
     if (s->kind == LW_STAGE_INT8) bytes += s->rows * 8;
     return (size_t)lw_round_up(bytes, LW_LINE);

@@ -15,7 +15,8 @@ typedef struct lw_stage {
     int64_t rows, k;
     int64_t groups, low, higher; /* row groups: low rows each, one more in the first `higher` */
     int64_t kc, k_blocks;        /* k per block: all, or a multiple of 32 */
-    int lace;                    /* interleaved, [k block][group][unit][row]; else [k block][row][unit], zeros up to 64 bytes */
+    int lace;                    /* interleaved, [k block][group][unit][row]; else [k block][row][unit], zeros up to 64 bytes, */
+    int tiles;                   /* or for tile registers [k block][group][16 units][row][16 units], likewise */
     int64_t ld;                  /* units per row and k block */
     unsigned char *data;
     int32_t *start;              /* LW_STAGE_INT8: [rows] -128 times the sum of the row: where its int32 sums begin */

@@ -19,11 +19,11 @@ typedef enum amx_kind { AMX_DOT, AMX_INT8 } amx_kind;
         else tmm_int8(c, a, b);               \
     } while (0)
 
-/* Where a tile stands. lda, ldb, ldc in bytes. */
+/* Where a tile stands. step, ldb, ldc in bytes; step: of the activations, from 64 bytes of k to the next. */
 typedef struct amx_at {
     const char *a, *b, *next;
     char *c;
-    ptrdiff_t lda, ldb, ldc, pace;
+    ptrdiff_t step, ldb, ldc, pace;
 } amx_at;
 
 static void amx_open(int rows, int *held) {
@@ -39,9 +39,8 @@ static void amx_open(int rows, int *held) {
 }
 
 /* sums += 16 lines: R groups of 16 rows, P panels */
-ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char *a, ptrdiff_t lda, const char *b,
-                             ptrdiff_t ldb) {
-    tmm_load(4, a, lda);
+ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char *a, const char *b, ptrdiff_t ldb) {
+    tmm_load(4, a, LW_LINE);
     tmm_load(6, b, LW_LINE);
     AMX_MULTIPLY(kind, 0, 4, 6);
     if (P > 1) {
@@ -49,7 +48,7 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
         AMX_MULTIPLY(kind, 1, 4, 7);
     }
     if (R == 2) {
-        tmm_load(5, a + 16 * lda, lda);
+        tmm_load(5, a + 16 * LW_LINE, LW_LINE);
         AMX_MULTIPLY(kind, 2, 5, 6);
         if (P > 1) AMX_MULTIPLY(kind, 3, 5, 7);
         return;
@@ -74,16 +73,16 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
 
 ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_at *at, int lines, int accumulate) {
     const char *a = at->a, *b = at->b, *next = at->next;
-    const ptrdiff_t lda = at->lda, ldb = at->ldb, pace = at->pace;
+    const ptrdiff_t step = at->step, ldb = at->ldb, pace = at->pace;
     if (accumulate) {
         AMX_EACH(AMX_LOAD)
     } else {
         AMX_EACH(AMX_ZERO)
     }
     for (int n = lines / 16; n > 0; n--) {
-        amx_block(kind, R, P, a, lda, b, ldb);
+        amx_block(kind, R, P, a, b, ldb);
         for (int i = 0; pace && i < 16; i++, next += pace) __builtin_prefetch(next, 0, 2);
-        a += LW_LINE, b += AMX_BLOCK;
+        a += step, b += AMX_BLOCK;
     }
     if (lines % 16) {
         ALIGN(64) char tail[AMX_PANELS * AMX_BLOCK];
@@ -92,7 +91,7 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
             memcpy(tail + p * AMX_BLOCK, b + p * ldb, some);
             memset(tail + p * AMX_BLOCK + some, 0, AMX_BLOCK - some);
         }
-        amx_block(kind, R, P, a, lda, tail, AMX_BLOCK);
+        amx_block(kind, R, P, a, tail, AMX_BLOCK);
     }
     AMX_EACH(AMX_STORE)
 }
@@ -116,7 +115,7 @@ static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
     amx_open(t->rows, t->held);
     for (int p = 0; p < t->panels; p += step) {
         const amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p),
-                           .lda = t->lda * (kind == AMX_DOT ? 2 : 1), .ldb = t->ldb, .ldc = ldc * 4,
+                           .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4,
                            .next = t->next, .pace = p == 0 && t->next ? t->pace : 0};
         amx_shapes[kind][R][lw_min(step, t->panels - p)](&at, lines, kind == AMX_DOT && t->accumulate);
     }

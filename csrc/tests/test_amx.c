@@ -40,6 +40,13 @@ static float chain(float c, const uint16_t *a, const uint16_t *w, int k)
     return c;
 }
 
+/* Rows of `bytes` bytes, LD elements apart, as tiles read them. */
+static void to_tiles(const void *rows, int count, size_t bytes, size_t stride, char *out)
+{
+    for (size_t i = 0; i < bytes; i += LW_LINE)
+        for (int r = 0; r < count; r++, out += LW_LINE) memcpy(out, (const char *)rows + (size_t)r * stride + i, LW_LINE);
+}
+
 static uint16_t a16[ROWS][LD], w16[COLUMNS][LD];
 static float c0[ROWS * (COLUMNS + 5)], bias[COLUMNS], residual[ROWS * COLUMNS];
 
@@ -51,14 +58,13 @@ static void dot_case(const lw_kernels *t, int rows, int panels, int columns, int
     const float a_size = mode & 8 ? 0x1p-62f : mode & 16 ? 0x1p-125f : 1.0f;
     const float w_size = mode & 8 ? 0x1p-62f : mode & 16 ? 0x1p60f : 1.0f, c_size = mode & 8 ? 0x1p-124f : 1.0f;
     const size_t panel = (size_t)lines * LW_LINE;
-    guarded b = guard(panel * (size_t)panels, 1), a = guard((size_t)rows * LD * 2, 1), c = guard(sizeof c0, 1);
+    const size_t row = (size_t)(k + 31) / 32 * 64;
+    guarded b = guard(panel * (size_t)panels, 1), a = guard((size_t)rows * row, 1), c = guard(sizeof c0, 1);
     memset(a16, 0, sizeof a16);
     memset(w16, 0, sizeof w16);
-    memset(a.data, 0xff, (size_t)rows * LD * 2);
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < rows; r++)
         for (int i = 0; i < k; i++) a16[r][i] = low_float(a_size);
-        memcpy((uint16_t *)a.data + r * LD, a16[r], (size_t)(k + 31) / 32 * 64);
-    }
+    to_tiles(a16, rows, row, sizeof a16[0], a.data);
     memset(b.data, 0, panel * (size_t)panels);
     for (int j = 0; j < 16 * panels; j++)
         for (int i = 0; i < k; i++) {
@@ -69,7 +75,7 @@ static void dot_case(const lw_kernels *t, int rows, int panels, int columns, int
     for (size_t i = 0; i < sizeof c0 / 4; i++) out[i] = c0[i] = uniform() * c_size;
     for (int i = 0; i < COLUMNS; i++) bias[i] = uniform();
     for (int i = 0; i < ROWS * COLUMNS; i++) residual[i] = uniform();
-    lw_tile tile = {.a = a.data, .lda = LD, .b = b.data, .ldb = (ptrdiff_t)panel, .c = out, .ldc = columns + 5, .rows = rows,
+    lw_tile tile = {.a = a.data, .b = b.data, .ldb = (ptrdiff_t)panel, .c = out, .ldc = columns + 5, .rows = rows,
                     .panels = panels, .columns = columns, .k = k, .accumulate = mode & 1, .ldr = COLUMNS};
     if (mode & 2) tile.bias = bias;
     if (mode & 4) tile.residual = residual;
@@ -103,7 +109,7 @@ static void test_dot(const lw_kernels *t)
 /* ---- TDPBSUD -------------------------------------------------------------------------------------------------------- */
 static void int8_case(const lw_kernels *t, int rows, int panels, int columns, int k, int extreme)
 {
-    static int8_t q[ROWS][LD], w[COLUMNS][LD];
+    static int8_t q[ROWS][LD], w[COLUMNS][LD], tiles[ROWS * LD];
     int32_t start[ROWS], out[ROWS * COLUMNS];
     const int lines = (k + 3) / 4;
     const size_t panel = (size_t)lines * LW_LINE;
@@ -123,7 +129,8 @@ static void int8_case(const lw_kernels *t, int rows, int panels, int columns, in
             ((uint8_t *)b.data)[(size_t)(j / 16) * panel + (size_t)(i / 4 * LW_LINE + j % 16 * 4 + i % 4)] = (uint8_t)(w[j][i] + 128);
         }
     memset(out, 0x55, sizeof out);
-    lw_tile tile = {.a = q, .lda = LD, .b = b.data, .ldb = (ptrdiff_t)panel, .c = (float *)(void *)out, .ldc = COLUMNS,
+    to_tiles(q, rows, (size_t)(k + 63) / 64 * 64, LD, (char *)tiles);
+    lw_tile tile = {.a = tiles, .b = b.data, .ldb = (ptrdiff_t)panel, .c = (float *)(void *)out, .ldc = COLUMNS,
                     .rows = rows, .panels = panels, .columns = columns, .k = lines * 4, .start = start};
     t->matrix_int8(&tile);
     int wrong = 0;
