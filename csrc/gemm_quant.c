@@ -149,7 +149,8 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
 }
 
 /* The same on tile registers: pairs pair0 .. pair1, whose sums wait together between blocks of k. */
-static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t group0, int64_t group1, unsigned char *buffer, float *waiting)
+static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t group0, int64_t group1, unsigned char *buffer,
+                       float *waiting)
 {
     const lw_gemm_args *g = p->g;
     const lw_weight *w = g->w;
@@ -169,7 +170,7 @@ static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t grou
             if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
             for (int i = 0; i < t.panels; i++)
                 p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
-            const unsigned char *next = lines + (pair + 1 < pair1 ? PAIR * (int64_t)w->panel_bytes : 0);
+            const unsigned char *next = lines + PAIR * w->panel_bytes;
             const int64_t slice = lw_round_up(lw_ceil_div(lw_ceil_div(k, LW_SUPER) * superblock, groups), LW_LINE);
             for (int64_t group = group0; group < group1; group++) {
                 int64_t row = group_row(p, group), units = group_first(p, group + 1) - group_first(p, group);
@@ -178,9 +179,10 @@ static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t grou
                 t.sums = waiting + ((pair - pair0) * groups + group - group0) * MATRIX_SUMS;
                 if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
                 t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-                for (int i = 0; i < t.panels; i++, next += w->panel_bytes)   /* the next pair, a slice with each group */
-                    for (int64_t j = 0; j < slice; j += LW_LINE) __builtin_prefetch(next + j, 0, 2);
-                next += slice - t.panels * (int64_t)w->panel_bytes;
+                for (int i = 0; i < PAIR; i++)                               /* the next pair, a slice with each group */
+                    for (int64_t j = 0; j < slice; j += LW_LINE)
+                        __builtin_prefetch(next + (size_t)i * w->panel_bytes + j, 0, 2);
+                next += slice;
                 if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
                 p->kernels->matrix_quant(&t);
                 if (p->late && t.last) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
