@@ -148,46 +148,48 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
     }
 }
 
-/* The same on tile registers: pairs pair0 .. pair1, whose sums wait together between blocks of k. */
-static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t group0, int64_t group1, unsigned char *buffer,
-                       float *waiting)
+/* The same on tile registers, for the k values from k0 on. sums: [group][MATRIX_SUMS], what came before and what goes on. */
+static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t group0, int64_t group1, unsigned char *buffer, float *sums,
+                            int *held)
 {
     const lw_gemm_args *g = p->g;
     const lw_weight *w = g->w;
     const lw_quant *f = &lw_quants[p->form];
-    const int64_t groups = group1 - group0, superblock = f->header + LW_SUPER / LW_PIECE * f->piece;
+    const int64_t superblock = f->header + LW_SUPER / LW_PIECE * f->piece, k = lw_min(p->kc, w->k - k0), column = pair * PAIR * LW_LANES;
+    const int64_t slice = lw_round_up(lw_ceil_div(lw_ceil_div(k, LW_SUPER) * superblock, group1 - group0), LW_LINE);
+    const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes + k0 / LW_SUPER * superblock;
+    const unsigned char *next = lines + PAIR * w->panel_bytes;
     ALIGN(64) float aside[LW_MATRIX_QUANT_ROWS * PAIR * LW_LANES];
+    lw_quant_matrix t = {.b = buffer, .ldb = (ptrdiff_t)p->panel_bytes, .k = (int)k, .form = p->run_form, .ldc = g->ldc, .ldr = g->ldr,
+                         .panels = (int)lw_min(PAIR, w->panels - pair * PAIR), .columns = (int)lw_min(PAIR * LW_LANES, w->n - column),
+                         .group = lw_quant_group(w->k), .bias = g->bias ? g->bias + column : NULL, .first = k0 == 0,
+                         .last = k0 + k == w->k, .held = held};
+    if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
+    for (int i = 0; i < t.panels; i++)
+        p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
+    for (int64_t group = group0; group < group1; group++, sums += MATRIX_SUMS, next += slice) {
+        int64_t row = group_row(p, group), units = group_first(p, group + 1) - group_first(p, group);
+        t.rows = (int)(group_row(p, group + 1) - row);
+        t.a = p->staged + (size_t)(group_first(p, group) * LW_MATRIX_UNIT) * p->row_bytes + units * lw_matrix_bytes(f, k0, w->k);
+        t.sums = sums;
+        if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
+        t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
+        for (int i = 0; i < PAIR; i++)                       /* the next pair, a slice with each group */
+            for (int64_t j = 0; j < slice; j += LW_LINE) __builtin_prefetch(next + (size_t)i * w->panel_bytes + j, 0, 2);
+        if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
+        p->kernels->matrix_quant(&t);
+        if (p->late && t.last) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
+    }
+}
+
+/* Pairs pair0 .. pair1, a few at a time, whose sums wait together between blocks of k. */
+static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t group0, int64_t group1, unsigned char *buffer, float *waiting)
+{
     int held = 0;
-    for (int64_t k0 = 0; k0 < w->k; k0 += p->kc)
-        for (int64_t pair = pair0; pair < pair1; pair++) {
-            const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes + k0 / LW_SUPER * superblock;
-            int64_t column = pair * PAIR * LW_LANES, k = lw_min(p->kc, w->k - k0);
-            lw_quant_matrix t = {.b = buffer, .ldb = (ptrdiff_t)p->panel_bytes, .k = (int)k, .form = p->run_form, .ldc = g->ldc,
-                                 .ldr = g->ldr, .panels = (int)lw_min(PAIR, w->panels - pair * PAIR),
-                                 .columns = (int)lw_min(PAIR * LW_LANES, w->n - column), .group = lw_quant_group(w->k),
-                                 .bias = g->bias ? g->bias + column : NULL, .first = k0 == 0, .last = k0 + k == w->k,
-                                 .held = &held};
-            if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
-            for (int i = 0; i < t.panels; i++)
-                p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
-            const unsigned char *next = lines + PAIR * w->panel_bytes;
-            const int64_t slice = lw_round_up(lw_ceil_div(lw_ceil_div(k, LW_SUPER) * superblock, groups), LW_LINE);
-            for (int64_t group = group0; group < group1; group++) {
-                int64_t row = group_row(p, group), units = group_first(p, group + 1) - group_first(p, group);
-                t.rows = (int)(group_row(p, group + 1) - row);
-                t.a = p->staged + (size_t)(group_first(p, group) * LW_MATRIX_UNIT) * p->row_bytes + units * lw_matrix_bytes(f, k0, w->k);
-                t.sums = waiting + ((pair - pair0) * groups + group - group0) * MATRIX_SUMS;
-                if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
-                t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-                for (int i = 0; i < PAIR; i++)                               /* the next pair, a slice with each group */
-                    for (int64_t j = 0; j < slice; j += LW_LINE)
-                        __builtin_prefetch(next + (size_t)i * w->panel_bytes + j, 0, 2);
-                next += slice;
-                if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
-                p->kernels->matrix_quant(&t);
-                if (p->late && t.last) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
-            }
-        }
+    for (int64_t first = pair0; first < pair1; first += MATRIX_PAIRS)
+        for (int64_t k0 = 0; k0 < p->g->w->k; k0 += p->kc)
+            for (int64_t pair = first; pair < lw_min(first + MATRIX_PAIRS, pair1); pair++)
+                run_matrix_pair(p, pair, k0, group0, group1, buffer, waiting + (pair - first) * (group1 - group0) * MATRIX_SUMS, &held);
     p->kernels->matrix_release();
 }
 
@@ -237,10 +239,10 @@ static void run_task(void *arg, int64_t task, int worker)
     unsigned char *buffer = p->buffers ? p->buffers + (size_t)worker * PAIR * p->panel_bytes : NULL;
     int64_t first = split(p->pairs, p->ranges, range), last = split(p->pairs, p->ranges, range + 1);
     int64_t group0 = split(p->groups, p->blocks, block), group1 = split(p->groups, p->blocks, block + 1);
-    for (int64_t pair = first; p->matrix && pair < last; pair += MATRIX_PAIRS)
-        run_matrix(p, pair, lw_min(pair + MATRIX_PAIRS, last), group0, group1, buffer,
-                   p->sums + worker * MATRIX_PAIRS * p->groups * MATRIX_SUMS);
-    if (p->matrix) return;
+    if (p->matrix) {
+        run_matrix(p, first, last, group0, group1, buffer, p->sums + worker * MATRIX_PAIRS * p->groups * MATRIX_SUMS);
+        return;
+    }
     if (p->groups == 1 && !buffer) {
         stream_range(p, first * PAIR, lw_min(last * PAIR, p->g->w->panels));
         return;

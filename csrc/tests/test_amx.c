@@ -278,6 +278,7 @@ int main(void)
     for (int i = 0; i < lw_isa_list_count; i++) {
         const lw_kernels *t = lw_isa_list[i].kernels;
         if (!t->matrix_rows || lw_isa_list[i].missing()) continue;
+        CHECK(t->matrix_quant != NULL, "%s: no products of quantised weights", t->name);
         test_dot(t);
         test_int8(t);
         test_driver(t, 1);
