@@ -97,7 +97,8 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
         wanted = lw_min(wanted, TASKS_PER_MATRIX_THREAD * threads);
         p->ranges = lw_min(lw_max(lw_ceil_div(p->steps * sums, fit), lw_ceil_div(wanted, p->blocks)), p->steps);
     }
-    p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->a.groups));
+    /* On tile registers one row group waits for its weights, and only the next finds them in L2. */
+    p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->matrix ? lw_max(p->a.groups / 2, 1) : p->a.groups));
     int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, most_panels(p, p->a.low));
     p->pace = lw_ceil_div(p->step * lines * LW_LINE, groups * lw_max(used, 1));
 }
