@@ -26,6 +26,7 @@ lw_status lw_ctx_create(const lw_options *options, lw_ctx **out)
     lw_ctx *ctx = calloc(1, sizeof *ctx);
     if (!ctx) return LW_E_MEMORY;
     ctx->kernels = kernels;
+    ctx->amd = machine.amd;
     /* Sizes that nearly every machine has at least, where the system does not tell. */
     ctx->l1d = machine.l1d ? machine.l1d : 32 << 10;
     ctx->l2 = machine.l2 ? machine.l2 : 256 << 10;

@@ -9,6 +9,7 @@ struct lw_ctx {
     const lw_kernels *kernels;
     lw_pool *pool;
     size_t l1d, l2;
+    int amd;            /* lw_machine.amd: what is to be fetched ahead differs */
     lw_block slots;     /* activations of a program (program.c) */
     lw_block scratch;   /* one driver's temporaries; the next driver may overwrite them */
     lw_block angles;    /* cos | sin of lw_rope */

@@ -82,7 +82,9 @@ static void read_brand(char *out, size_t size) {
     snprintf(out, size, "%s", p);
     for (size_t n = strlen(out); n && isspace((unsigned char)out[n - 1]); n--) out[n - 1] = 0;
 }
+static int made_by_amd(void) { return cpuid(0, 0).b == 0x68747541u; }     /* "Auth"enticAMD */
 #else
+static int made_by_amd(void) { return 0; }
 const char *lw_cpu_missing(int needed) { return needed ? "an x86-64 CPU" : NULL; }
 static void read_brand(char *out, size_t size) { snprintf(out, size, "unknown"); }
 #endif
@@ -188,6 +190,7 @@ static void read_caches(lw_machine *m) {
 void lw_machine_query(lw_machine *out) {
     memset(out, 0, sizeof *out);
     read_brand(out->brand, sizeof out->brand);
+    out->amd = made_by_amd();
     out->logical = (int)lw_max(1, sysconf(_SC_NPROCESSORS_ONLN));
     out->physical = physical_cores(out->logical);
     out->affinity = affinity_count(out->logical);

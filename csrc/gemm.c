@@ -19,6 +19,7 @@ typedef struct plan {
     int64_t steps, ranges;       /* steps of `step` panels; ranges of steps */
     int64_t blocks;              /* runs of row groups. Tasks: blocks x ranges */
     int step;
+    int amd;
     int matrix;                  /* on tile registers: other tiles, and activations stay rows */
     int late;                    /* sums are formed aside and finished from there */
     int64_t pace;                /* bytes of the next weights to fetch per line in use */
@@ -43,8 +44,9 @@ enum {
     TASKS_PER_MATRIX_THREAD = 4, /* where sums wait for the next block of k: each task reads all activations */
     TASK_NS = 1500,              /* about what handing a task to another thread costs, a few times */
     STREAMS_PER_THREAD = 4,      /* with one row group: long streams */
-    AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch; 0 where the hardware does as well: */
-    GUESSED_ROWS = 4,            /* two to so many rows, with the streams that they have then */
+    AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch */
+    GUESSED_ROWS = 4,            /* two to so many rows of many panels need none on AMD */
+    FAR_BYTES = 32 << 20,        /* so large weights come from memory, and those of a model */
     PASS_ROWS = 64,              /* at least */
     MATRIX_INT8_ROWS = 8,        /* with fewer the byte dot product of vectors wastes less */
     MATRIX_K_BYTES = 4096,       /* of bfloat16 in a block of k on tile registers at most */
@@ -258,6 +260,17 @@ static void add_offsets(int32_t *sums, int64_t ld, int rows, const int32_t *offs
         for (int i = 0; i < LW_LANES; i++) sums[r * ld + i] = (int32_t)((uint32_t)sums[r * ld + i] + (uint32_t)offsets[i]);
 }
 
+/* What to ask for ahead of the lines in use; 0 where the hardware does as well. Elsewhere than on AMD it follows what comes from the
+ * last cache, and one row of vectors in any case. */
+static ptrdiff_t fetch_ahead(const plan *p, int rows, int panels) {
+    if (p->amd) {
+        const int guessed = p->a.kind == LW_STAGE_INT8 ? rows <= GUESSED_ROWS : rows > 1 && rows <= GUESSED_ROWS && panels > 2;
+        return guessed && !p->matrix ? 0 : AHEAD;
+    }
+    if (!p->w->borrowed && p->w->bytes < FAR_BYTES) return 0;
+    return rows == 1 && !p->matrix ? 0 : AHEAD;
+}
+
 /* One row group: every weight is used once, so memory sets the pace. The panels of a tile are taken from equal parts of the
  * range, not side by side: each part is then one stream from its first panel to its last, and the hardware, which
  * follows streams, is not thrown off at the end of every panel. Sums go through a small buffer to their columns. */
@@ -268,7 +281,7 @@ static void stream_range(const plan *p, const job *j) {
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
     lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
                  .lda = row_elements(p), .ldb = (ptrdiff_t)((size_t)(part * unit) * w->panel_bytes), .k = (int)w->k, .held = j->held,
-                 .ahead = rows > 1 && rows <= GUESSED_ROWS && most > 2 ? 0 : AHEAD};
+                 .ahead = fetch_ahead(p, rows, most)};
     if (p->a.kind == LW_STAGE_INT8) t.k = (int)lw_round_up(t.k, 4);
     for (int64_t i = 0; i < part; i++) {
         t.panels = (int)lw_ceil_div(units - i, part);
@@ -351,7 +364,7 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
         w = &plain;
     }
     if (args->m == 0 || w->n == 0) return LW_OK;
-    plan p = {.g = args, .w = w, .kernels = ctx->kernels};
+    plan p = {.g = args, .w = w, .kernels = ctx->kernels, .amd = ctx->amd};
     p.a = (lw_stage){.kernels = ctx->kernels, .kind = LW_STAGE_F32, .type = args->a_type, .lda = args->lda, .k = w->k};
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.tile = w->format == LW_P32 ? p.kernels->tile_f32 : p.kernels->tile_bf16;
@@ -380,33 +393,4 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
         LW_TRY(run_pass(&p, ctx));
     }
     return LW_OK;
-}
-
-/* The combinations that there are: see lanewise.h. */
-static int types_fit(const lw_gemm_args *g, int integers, int64_t n) {
-    int whole = g->c_type == LW_I32;
-    if (g->a_type != LW_F32 && !(integers && (g->a_type == LW_I8 || g->a_type == LW_U8))) return 0;
-    if (g->c_type != LW_F32 && g->c_type != LW_BF16 && !whole) return 0;
-    if (whole && (!integers || g->a_type == LW_F32 || g->bias || g->residual || g->act || g->gated || g->row_scale ||
-                  g->column_scale))
-        return 0;
-    if (!integers && (g->row_scale || g->column_scale)) return 0;
-    return !(g->a_type == LW_F32 && g->row_scale) && (unsigned)g->act <= LW_ACT_EXP && g->gated >= 0 &&
-           (!g->gated || n == 2 * lw_round_up(g->gated, LW_LANES));
-}
-
-lw_status lw_gemm(lw_ctx *ctx, const lw_gemm_args *args) {
-    if (!ctx || !args || !args->w == !args->plain || args->m < 0) return LW_E_ARGUMENT;
-    const lw_source *b = args->plain;
-    int64_t n = b ? b->rows : args->w->n, k = b ? args->k : args->w->k, columns = args->gated ? args->gated : n;
-    if (b && ((unsigned)b->type > LW_I8 || n < 0 || k < 0 || n > INT32_MAX - 64 || k > INT32_MAX - 64)) return LW_E_ARGUMENT;
-    if (!types_fit(args, b ? b->type == LW_I8 : args->w->format == LW_P8, n)) return LW_E_ARGUMENT;
-    if (args->lda < k || args->ldc < columns || (args->residual && args->ldr < columns)) return LW_E_ARGUMENT;
-    if (args->m && n && (!args->c || (k && (!args->a || (b && !b->data))))) return LW_E_ARGUMENT;
-    if (args->residual && args->residual == args->c && (args->ldr != args->ldc || args->c_type != LW_F32))
-        return LW_E_ARGUMENT;
-    lw_fp fp = lw_fp_enter();
-    lw_status status = lw_gemm_run(ctx, args);
-    lw_fp_leave(fp);
-    return status;
 }

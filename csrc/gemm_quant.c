@@ -17,7 +17,7 @@ enum {
     STAGE_BYTES = 32 << 20,      /* quantised activations per pass */
     TASKS_PER_THREAD = 4,
     AHEAD = 6144, NEAR = 2048,   /* bytes from the line in use to the one to fetch from memory, and on from L2, per panel */
-    LEAN_AHEAD = 1536,           /* where a second request for a line costs more than it gives */
+    LEAN_AHEAD = 1536,           /* with one request for a line */
     MATRIX_ROWS = 32,            /* from so many on tile registers are ahead, */
     MATRIX_FINE_ROWS = 48,       /* or where each block has a scale of the activations' */
     MATRIX_PASS = 512,           /* rows of a pass on tile registers */
@@ -31,6 +31,7 @@ typedef struct plan {
     const lw_gemm_args *g;
     const lw_kernels *kernels;
     int form, run_form, act_form;    /* rows of lw_quants: of the weights; of what tiles read; of whom the activations are made */
+    int amd;
     int matrix;                  /* on tile registers; then rows are grouped by whole units */
     int64_t kc;                  /* k of a block, whole superblocks */
     int64_t row0, rows;          /* of this pass */
@@ -156,9 +157,7 @@ static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t gro
     const lw_weight *w = g->w;
     const lw_quant *f = &lw_quants[p->form];
     const int64_t superblock = f->header + LW_SUPER / LW_PIECE * f->piece, k = lw_min(p->kc, w->k - k0), column = pair * PAIR * LW_LANES;
-    const int64_t slice = lw_round_up(lw_ceil_div(lw_ceil_div(k, LW_SUPER) * superblock, group1 - group0), LW_LINE);
     const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes + k0 / LW_SUPER * superblock;
-    const unsigned char *next = lines + PAIR * w->panel_bytes;
     ALIGN(64) float aside[LW_MATRIX_QUANT_ROWS * PAIR * LW_LANES];
     lw_quant_matrix t = {.b = buffer, .ldb = (ptrdiff_t)p->panel_bytes, .k = (int)k, .form = p->run_form, .ldc = g->ldc, .ldr = g->ldr,
                          .panels = (int)lw_min(PAIR, w->panels - pair * PAIR), .columns = (int)lw_min(PAIR * LW_LANES, w->n - column),
@@ -167,15 +166,13 @@ static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t gro
     if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
     for (int i = 0; i < t.panels; i++)
         p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
-    for (int64_t group = group0; group < group1; group++, sums += MATRIX_SUMS, next += slice) {
+    for (int64_t group = group0; group < group1; group++, sums += MATRIX_SUMS) {
         int64_t row = group_row(p, group), units = group_first(p, group + 1) - group_first(p, group);
         t.rows = (int)(group_row(p, group + 1) - row);
         t.a = p->staged + (size_t)(group_first(p, group) * LW_MATRIX_UNIT) * p->row_bytes + units * lw_matrix_bytes(f, k0, w->k);
         t.sums = sums;
         if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
         t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-        for (int i = 0; i < PAIR; i++)                       /* the next pair, a slice with each group */
-            for (int64_t j = 0; j < slice; j += LW_LINE) __builtin_prefetch(next + (size_t)i * w->panel_bytes + j, 0, 2);
         if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
         p->kernels->matrix_quant(&t);
         if (p->late && t.last) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
@@ -193,10 +190,10 @@ static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t grou
     p->kernels->matrix_release();
 }
 
-/* Codes and scales that one row reads with next to no work, two panels side by side. */
+/* Codes and scales that one row reads with next to no work, two panels side by side: on AMD a second request costs more than it gives. */
 static int lean(const plan *p) {
     const lw_quant *q = &lw_quants[p->form];
-    return p->rows == 1 && p->kernels->quant_panels == PAIR && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_LINE) &&
+    return p->amd && p->rows == 1 && p->kernels->quant_panels == PAIR && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_LINE) &&
            q->scales != LW_SCALES_F16M;
 }
 
@@ -312,7 +309,7 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
 lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args)
 {
     const lw_weight *w = args->w;
-    plan p = {.g = args, .kernels = ctx->kernels, .form = (int)(w->format - LW_Q4_0)};
+    plan p = {.g = args, .kernels = ctx->kernels, .amd = ctx->amd, .form = (int)(w->format - LW_Q4_0)};
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.row_bytes = (size_t)lw_quant_row_words(&lw_quants[p.form], w->k) * 4;
     int64_t most = lw_max(STAGE_BYTES / (int64_t)p.row_bytes, 4 * LW_MAX_ROWS);

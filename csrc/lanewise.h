@@ -30,6 +30,7 @@ size_t lw_type_size(lw_type type);
 /* ---- the machine ---------------------------------------------------------------------------------------------- */
 typedef struct lw_machine {
     char brand[64];
+    int amd;                     /* 1: AMD makes it */
     int logical, physical;       /* CPUs that are online */
     int affinity;                /* CPUs that this process may run on */
     double quota;                /* cgroup CPU quota in CPUs, 0 = none */

@@ -4,7 +4,7 @@
  * pair, so that each operand that is loaded is used twice. Activations are in tmm4 and 5, weights in 6 and 7. What
  * is left of k beyond whole blocks of 16 lines runs on a copy of its lines filled up with zeros: nothing behind a panel is read.
  *
- * Nothing is fetched ahead: requests of software occupy the buffers that tiles are loaded through, and the hardware follows the panels.
+ * Only what comes from memory is fetched ahead: requests of software occupy the buffers that tiles are loaded through.
  *
  * Registers are configured once for a task and number of rows (lw_tile.held) and released behind it: both take hundreds of cycles.
  * Bits: a block of 32 values of k is two chains (even, odd), added, added to the sum. Blocks begin at multiples of 32
@@ -25,7 +25,7 @@ typedef enum amx_kind { AMX_DOT, AMX_INT8 } amx_kind;
 typedef struct amx_at {
     const char *a, *b;
     char *c;
-    ptrdiff_t step, ldb, ldc;
+    ptrdiff_t step, ldb, ldc, ahead;
 } amx_at;
 
 static void amx_open(int rows, int *held) {
@@ -75,7 +75,7 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
 
 ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_at *at, int lines, int accumulate) {
     const char *a = at->a, *b = at->b;
-    const ptrdiff_t step = at->step, ldb = at->ldb;
+    const ptrdiff_t step = at->step, ldb = at->ldb, ahead = at->ahead;
     if (accumulate) {
         AMX_EACH(AMX_LOAD)
     } else {
@@ -83,6 +83,8 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
     }
     for (int n = lines / 16; n > 0; n--) {
         amx_block(kind, R, P, a, b, ldb);
+        for (int p = 0; ahead && p < P; p++)
+            for (int i = 0; i < AMX_BLOCK; i += LW_LINE) __builtin_prefetch(b + p * ldb + ahead + i, 0, 2);
         a += step, b += AMX_BLOCK;
     }
     if (lines % 16) {
@@ -116,7 +118,7 @@ static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
     amx_open(t->rows, t->held);
     for (int p = 0; p < t->panels; p += step) {
         const amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p),
-                           .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4};
+                           .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead};
         amx_shapes[kind][R][lw_min(step, t->panels - p)](&at, lines, kind == AMX_DOT && t->accumulate);
     }
     if (!t->held) tmm_release();

@@ -58,7 +58,7 @@ ALWAYS_INLINE void tile_quad(const int R, const int Q, const tile_at *at, ireg *
 ALWAYS_INLINE void tile_int8_body(const lw_tile *t, const int R, const int P) {
     const int Q = P * V_REGS;
     ireg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = 1, .stream = R > 4};          /* fewer rows gain nothing */
+    tile_at at = {.lace = 1, .stream = R > 4 || V_REGISTERS == 32};   /* AVX2 has no register left in some of the smaller */
     tile_point(t, &at);
     V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_set1(t->start + i / Q);
     if (t->offsets) {
