@@ -70,7 +70,8 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
         p->a.k_blocks = lw_ceil_div(w->k, p->a.kc);
         return;
     }
-    int64_t most = high * p->step >= WIDE_TILE ? (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_unit
+    int64_t share = p->a.groups < BLOCK_GROUPS ? 3 : 2;          /* of few groups the lines of the next step are all there as well */
+    int64_t most = high * p->step >= WIDE_TILE ? (int64_t)ctx->l2 / share / (p->step * LW_LINE) * per_unit
                                                : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
     int64_t blocks = lw_ceil_div(w->k, lw_max(most, 32 * per_line));
     if (blocks > 1) {
@@ -329,13 +330,27 @@ static void run_task(void *arg, int64_t task, int worker) {
     if (p->matrix) p->kernels->matrix_release();
 }
 
+/* Panels that the busiest thread has with steps of so many. */
+static int64_t share_of(int64_t panels, int64_t step, int64_t threads) {
+    return lw_ceil_div(lw_ceil_div(panels, step), threads) * step;
+}
+
+/* Panels worked on together: no more than all row groups take at once, and fewer where few rows and many threads would leave
+ * threads waiting for another's last step. */
+static int step_of(const plan *p, int64_t threads) {
+    const int unit = p->g->gated ? 2 : 1, most = most_panels(p, p->a.low + (p->a.higher > 0));
+    int step = most + most % unit;
+    for (int s = step - unit; s > 0 && p->a.groups < BLOCK_GROUPS; s -= unit)
+        if (10 * share_of(p->w->panels, s, threads) < 9 * share_of(p->w->panels, step, threads)) step = s;
+    return step;
+}
+
 /* ---- entry ------------------------------------------------------------------------------------------------------- */
 static lw_status run_pass(plan *p, lw_ctx *ctx) {
     p->a.groups = lw_ceil_div(p->a.rows, most_rows(p));
     p->a.low = p->a.rows / p->a.groups;
     p->a.higher = p->a.rows % p->a.groups;
-    p->step = most_panels(p, p->a.low);   /* at least as many as the higher groups take */
-    if (p->g->gated) p->step += p->step % 2;
+    p->step = step_of(p, lw_pool_threads(ctx->pool));
     plan_k(p, ctx);
     plan_tasks(p, ctx);
     LW_TRY(plan_memory(p, ctx));

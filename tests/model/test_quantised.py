@@ -17,6 +17,7 @@ from tiny import Player, folder, same_bits, some_ids
 from lanewise.model.config import Config
 from lanewise.model.model import Model, describe
 from lanewise.model.quantised import QuantisedWeights, read_scheme
+from lanewise.model.quantised.codes import e8m0
 from lanewise.model.quantised.stored import StoredInt
 from lanewise.model.safetensors import open_weights
 
@@ -261,6 +262,14 @@ def test_as_transformers_dequantises_fp8() -> None:
     scales = torch.from_numpy(parts["weight_scale_inv"][0])
     found = fp8.Fp8Dequantize(None)._dequantize_one(codes, scales, torch.float32)
     assert same_bits(found.numpy(), values)
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_code_of_e8m0() -> None:
+    """OCP MX: 2^(x - 127), and one NaN; no code makes numpy warn."""
+    values = e8m0(np.arange(256, dtype=np.uint8))
+    assert values.dtype == np.float32 and np.isnan(values[255])
+    assert [float(v) for v in values[:255]] == [2.0 ** (x - 127) for x in range(255)]
 
 
 def test_as_transformers_expands_mxfp4() -> None:

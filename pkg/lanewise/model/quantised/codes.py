@@ -78,7 +78,7 @@ def bfloat16(x: Array) -> Floats:
 
 def e8m0(x: Array) -> Floats:
     """Exponents of OCP MX: 2^(x - 127); 255 is NaN."""
-    out = np.ldexp(np.float32(1), x.astype(np.int32) - 127)
+    out = np.ldexp(np.float32(1), np.minimum(x, 254).astype(np.int32) - 127)
     return np.where(x == 255, np.float32(np.nan), out).astype(np.float32)
 
 
