@@ -83,8 +83,14 @@ static void read_brand(char *out, size_t size) {
     for (size_t n = strlen(out); n && isspace((unsigned char)out[n - 1]); n--) out[n - 1] = 0;
 }
 static int made_by_amd(void) { return cpuid(0, 0).b == 0x68747541u; }     /* "Auth"enticAMD */
+int lw_cpu_slow_bf16(void) {
+    enum { COOPER_LAKE = 0x55 };
+    const unsigned signature = cpuid(1, 0).a, model = (signature >> 4 & 0x0f) | (signature >> 12 & 0xf0);
+    return cpuid(0, 0).b == 0x756e6547u && model != COOPER_LAKE;           /* "Genu"ineIntel */
+}
 #else
 static int made_by_amd(void) { return 0; }
+int lw_cpu_slow_bf16(void) { return 0; }
 const char *lw_cpu_missing(int needed) { return needed ? "an x86-64 CPU" : NULL; }
 static void read_brand(char *out, size_t size) { snprintf(out, size, "unknown"); }
 #endif

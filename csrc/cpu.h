@@ -12,4 +12,6 @@ enum {
 };
 /* NULL if everything in `needed` is there, else the first missing feature in words. */
 const char *lw_cpu_missing(int needed);
+/* 1 where vdpbf16ps takes twice as long as the float32 multiply-adds that it replaces: Intel from Sapphire Rapids on. */
+int lw_cpu_slow_bf16(void);
 #endif

@@ -70,9 +70,10 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
         p->a.k_blocks = lw_ceil_div(w->k, p->a.kc);
         return;
     }
-    int64_t share = p->a.groups < BLOCK_GROUPS ? 3 : 2;          /* of few groups the lines of the next step are all there as well */
-    int64_t most = high * p->step >= WIDE_TILE ? (int64_t)ctx->l2 / share / (p->step * LW_LINE) * per_unit
-                                               : (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
+    int64_t most = (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_unit;
+    if (high * p->step < WIDE_TILE) most = (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
+    /* Of few groups the lines of the next step are all there as well, and each of them counts. */
+    else if (p->a.groups < BLOCK_GROUPS) most = (int64_t)ctx->l2 * 7 / 8 / (2 * p->step * LW_LINE / per_line + p->a.rows * 4 / per_unit);
     int64_t blocks = lw_ceil_div(w->k, lw_max(most, 32 * per_line));
     if (blocks > 1) {
         p->a.kc = lw_round_up(lw_ceil_div(w->k, blocks), 32);
@@ -332,16 +333,17 @@ static void run_task(void *arg, int64_t task, int worker) {
 
 /* Panels that the busiest thread has with steps of so many. */
 static int64_t share_of(int64_t panels, int64_t step, int64_t threads) {
-    return lw_ceil_div(lw_ceil_div(panels, step), threads) * step;
+    const int64_t steps = lw_ceil_div(panels, step), rounds = lw_ceil_div(steps, threads), alone = steps - (rounds - 1) * threads == 1;
+    return (rounds - 1) * step + (alone ? panels - (steps - 1) * step : step);
 }
 
 /* Panels worked on together: no more than all row groups take at once, and fewer where few rows and many threads would leave
  * threads waiting for another's last step. */
 static int step_of(const plan *p, int64_t threads) {
-    const int unit = p->g->gated ? 2 : 1, most = most_panels(p, p->a.low + (p->a.higher > 0));
+    const int unit = p->g->gated || p->matrix ? 2 : 1, most = most_panels(p, p->a.low + (p->a.higher > 0));
     int step = most + most % unit;
     for (int s = step - unit; s > 0 && p->a.groups < BLOCK_GROUPS; s -= unit)
-        if (10 * share_of(p->w->panels, s, threads) < 9 * share_of(p->w->panels, step, threads)) step = s;
+        if (5 * share_of(p->w->panels, s, threads) < 4 * share_of(p->w->panels, step, threads)) step = s;
     return step;
 }
 

@@ -24,7 +24,7 @@ enum {
     MATRIX_UNITS = LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT,
     MATRIX_SUMS = PAIR * LW_MATRIX_QUANT_ROWS * LW_LANES,
     MATRIX_PAIRS = 4,            /* whose sums wait together */
-    FEW_GROUPS = 8               /* so few fetch the next pair while they multiply; of more, each a slice before */
+    FEW_GROUPS = 8               /* so few fetch the next pair while they multiply; of more, on AMD, each a slice before */
 };
 
 typedef struct plan {
@@ -139,8 +139,9 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
         t.a = p->staged + (size_t)row * p->row_bytes;
         if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
         t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-        for (int64_t i = 0; sliced && i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
-        next += p->slice;            /* the next pair is on its way to L2, a slice with each group */
+        /* The next pair is on its way to L2, a slice with each group: on AMD, where others fill their few buffers with it and wait. */
+        for (int64_t i = 0; sliced && p->amd && i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
+        next += p->slice;
         if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
         p->kernels->tile_quant(&t);
         if (p->late) finish(p, row, t.rows, pair * PAIR, t.panels, aside);

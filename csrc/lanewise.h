@@ -47,7 +47,7 @@ const char *lw_isa_missing(int index);       /* NULL if usable here, else the mi
 /* ---- context -------------------------------------------------------------------------------------------------- */
 typedef struct lw_ctx lw_ctx;
 typedef struct lw_options {
-    const char *isa;             /* NULL: the best usable table */
+    const char *isa;             /* NULL: the best usable table (avx512_bf16 only where it is faster) */
     int threads;                 /* 0: lw_machine.threads */
 } lw_options;
 lw_status lw_ctx_create(const lw_options *options, lw_ctx **out);

@@ -71,6 +71,7 @@ const lw_kernels *lw_isa_find(const char *name, lw_status *status) {
     for (int i = 0; i < lw_isa_list_count; i++) {
         const lw_isa *isa = &lw_isa_list[i];
         if (name && strcmp(name, isa->kernels->name) != 0) continue;
+        if (!name && isa->kernels->tile_dot && !isa->kernels->matrix_rows && lw_cpu_slow_bf16()) continue;
         if (!isa->missing()) return isa->kernels;
         if (name) break;
     }
