@@ -47,6 +47,7 @@ enum {
     AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch */
     GUESSED_ROWS = 4,            /* two to so many rows of many panels need none on AMD */
     FAR_BYTES = 32 << 20,        /* so large weights come from memory, and those of a model */
+    WAITING_GROUPS = 4,          /* so few on tile registers: the first waits for its weights, in more the next ones are fetched meanwhile */
     PASS_ROWS = 64,              /* at least */
     MATRIX_INT8_ROWS = 8,        /* with fewer the byte dot product of vectors wastes less */
     MATRIX_K_BYTES = 4096,       /* of bfloat16 in a block of k on tile registers at most */
@@ -203,6 +204,8 @@ static void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t pane
                p->step * LW_LANES * size / half);
 }
 
+static int far(const plan *p) { return p->w->borrowed || p->w->bytes >= FAR_BYTES; }
+
 /* All row groups of a task x one panel step x one k block. `next`: the lines that come after these. */
 static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const unsigned char *next) {
     const lw_gemm_args *g = p->g;
@@ -211,7 +214,9 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     int last = kb == p->a.k_blocks - 1, direct = last && !p->late, per_line = lw_formats[w->format].k_per_line;
     int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
-                 .lda = row_elements(p), .pace = p->pace, .held = j->held};
+                 .lda = row_elements(p), .held = j->held};
+    const int few = j->group1 - j->group0 <= WAITING_GROUPS;
+    if (!p->matrix || (far(p) && !few)) t.pace = p->pace;
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
     const int64_t ahead = p->matrix && !last ? p->a.ld * 4 / lw_max(lw_ceil_div(j->panel1 - j->panel0, p->step), 1) : 0;
     const unsigned char *lines = p->g->plain ? j->packed : lines_at(p, panel, kb);
@@ -230,6 +235,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     for (int64_t group = j->group0; group < j->group1; group++, row += t.rows) {
         t.rows = (int)(p->a.low + (group < p->a.higher));
         t.a = activations(p, row, kb);
+        t.ahead = p->matrix && far(p) && few && group == j->group0 ? AHEAD : 0;
         /* Of the next block of k, each panel step fetches a share of the activations. */
         const unsigned char *coming = ahead ? lw_staged(&p->a, kb + 1, row) + (panel - j->panel0) / p->step * ahead * t.rows : NULL;
         for (int64_t i = 0; i < ahead * t.rows; i += LW_LINE) __builtin_prefetch(coming + i, 0, 2);
@@ -246,7 +252,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
             t.b = lines + (at - panel) * t.ldb;
             t.offsets = offsets ? offsets + (at - panel) * LW_LANES : NULL;
             t.next = next;
-            next += p->pace * (t.k / per_line);
+            next += t.pace * (t.k / per_line);
             t.bias = direct && g->bias ? g->bias + column : NULL;
             t.residual = direct && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
             t.column_scale = direct && g->column_scale ? g->column_scale + column : NULL;
@@ -269,7 +275,7 @@ static ptrdiff_t fetch_ahead(const plan *p, int rows, int panels) {
         const int guessed = p->a.kind == LW_STAGE_INT8 ? rows <= GUESSED_ROWS : rows > 1 && rows <= GUESSED_ROWS && panels > 2;
         return guessed && !p->matrix ? 0 : AHEAD;
     }
-    if (!p->w->borrowed && p->w->bytes < FAR_BYTES) return 0;
+    if (!far(p)) return 0;
     return rows == 1 && !p->matrix ? 0 : AHEAD;
 }
 

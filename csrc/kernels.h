@@ -166,7 +166,7 @@ typedef struct lw_kernels {
     /* Products on tile registers (AMX); matrix_rows 0: there are none. Used for P16 instead of tile_dot in every product, since
      * the roundings differ, and for P8 where there are rows enough. 1 .. matrix_rows rows, 1 .. LW_MAX_STEP panels; k from a
      * multiple of 16 lines on. a: [64 bytes of k][row][64 bytes], bfloat16 or int8, zeros behind k; the unused rest of a last
-     * line is zero. Not read: lda, skip, next, pace, and what tile_int8 does not read. */
+     * line is zero. Not read: lda, skip, and what tile_int8 does not read. */
     int matrix_rows;
     void (*matrix_dot)(const lw_tile *t);
     void (*matrix_int8)(const lw_tile *t);

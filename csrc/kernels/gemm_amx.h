@@ -23,9 +23,9 @@ typedef enum amx_kind { AMX_DOT, AMX_INT8 } amx_kind;
 
 /* Where a tile stands. step, ldb, ldc in bytes; step: of the activations, from 64 bytes of k to the next. */
 typedef struct amx_at {
-    const char *a, *b;
+    const char *a, *b, *next;
     char *c;
-    ptrdiff_t step, ldb, ldc, ahead;
+    ptrdiff_t step, ldb, ldc, ahead, pace;
 } amx_at;
 
 static void amx_open(int rows, int *held) {
@@ -74,8 +74,8 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
 #define AMX_EACH(X) X(0) X(1) X(2) X(3)
 
 ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_at *at, int lines, int accumulate) {
-    const char *a = at->a, *b = at->b;
-    const ptrdiff_t step = at->step, ldb = at->ldb, ahead = at->ahead;
+    const char *a = at->a, *b = at->b, *next = at->next;
+    const ptrdiff_t step = at->step, ldb = at->ldb, ahead = at->ahead, pace = at->pace;
     if (accumulate) {
         AMX_EACH(AMX_LOAD)
     } else {
@@ -83,6 +83,7 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
     }
     for (int n = lines / 16; n > 0; n--) {
         amx_block(kind, R, P, a, b, ldb);
+        for (int i = 0; pace && i < 16; i++, next += pace) __builtin_prefetch(next, 0, 2);
         for (int p = 0; ahead && p < P; p++)
             for (int i = 0; i < AMX_BLOCK; i += LW_LINE) __builtin_prefetch(b + p * ldb + ahead + i, 0, 2);
         a += step, b += AMX_BLOCK;
@@ -118,7 +119,8 @@ static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
     amx_open(t->rows, t->held);
     for (int p = 0; p < t->panels; p += step) {
         const amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p),
-                           .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead};
+                           .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead,
+                           .next = t->next, .pace = p == 0 ? t->pace : 0};
         amx_shapes[kind][R][lw_min(step, t->panels - p)](&at, lines, kind == AMX_DOT && t->accumulate);
     }
     if (!t->held) tmm_release();
