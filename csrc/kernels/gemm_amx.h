@@ -75,7 +75,7 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
 
 ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_at *at, int lines, int accumulate) {
     const char *a = at->a, *b = at->b, *next = at->next;
-    const ptrdiff_t step = at->step, ldb = at->ldb, ahead = at->ahead, pace = at->pace;
+    const ptrdiff_t step = at->step, ldb = at->ldb;
     if (accumulate) {
         AMX_EACH(AMX_LOAD)
     } else {
@@ -83,6 +83,7 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
     }
     for (int n = lines / 16; n > 0; n--) {
         amx_block(kind, R, P, a, b, ldb);
+        const ptrdiff_t pace = at->pace, ahead = at->ahead;        /* read again: the registers do not last */
         for (int i = 0; pace && i < 16; i++, next += pace) __builtin_prefetch(next, 0, 2);
         for (int p = 0; ahead && p < P; p++)
             for (int i = 0; i < AMX_BLOCK; i += LW_LINE) __builtin_prefetch(b + p * ldb + ahead + i, 0, 2);

@@ -268,7 +268,8 @@ def test_as_transformers_dequantises_fp8() -> None:
 def test_every_code_of_e8m0() -> None:
     """OCP MX: 2^(x - 127), and one NaN; no code makes numpy warn."""
     values = e8m0(np.arange(256, dtype=np.uint8))
-    assert values.dtype == np.float32 and np.isnan(values[255])
+    assert values.dtype == np.float32
+    assert np.isnan(values[255])
     assert [float(v) for v in values[:255]] == [2.0 ** (x - 127) for x in range(255)]
 
 
