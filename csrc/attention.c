@@ -353,7 +353,8 @@ lw_status lw_attend_run(lw_ctx *ctx, lw_cache *cache, const lw_sequences *s, con
     attend_job j = {.ctx = ctx, .cache = cache, .s = s, .a = a, .group = a->shape.heads / a->shape.kv_heads};
     j.d = cache->shape.head_dim;
     j.d_pad = cache->value_panels * LW_LANES;
-    j.dot = !a->exact && cache->shape.type == LW_BF16 && ctx->kernels->tile_dot != NULL;
+    /* CPUs with tile registers multiply bfloat16 pairs of vectors at half the rate of float32. */
+    j.dot = !a->exact && cache->shape.type == LW_BF16 && ctx->kernels->tile_dot && !ctx->kernels->matrix_rows;
     LW_TRY(plan(&j));
     if (j.splits == 1) return lw_pool_run(ctx->pool, j.tasks, attend_task, &j);
     LW_TRY(lw_pool_run(ctx->pool, j.tasks * j.splits, split_task, &j));
