@@ -19,7 +19,9 @@ enum {
     AHEAD = 6144, NEAR = 2048,   /* bytes from the line in use to the one to fetch from memory, and on from L2, per panel */
     LEAN_AHEAD = 1536,           /* with one request for a line */
     MATRIX_ROWS = 32,            /* from so many on tile registers are ahead, */
-    MATRIX_FINE_ROWS = 48,       /* or where each block has a scale of the activations' */
+    MATRIX_FINE_ROWS = 48,       /* or where each block has a scale of the activations', */
+    MATRIX_WHOLE_ROWS = 28,      /* or where sub-scales are integers, */
+    MATRIX_WHOLE16_ROWS = 20,    /* and blocks are small */
     MATRIX_PASS = 512,           /* rows of a pass on tile registers */
     MATRIX_UNITS = LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT,
     MATRIX_SUMS = PAIR * LW_MATRIX_QUANT_ROWS * LW_LANES,
@@ -256,9 +258,16 @@ static int64_t expand_rows(const plan *p)
     if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
     const int plain = q->scales == LW_SCALES_F16 && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4);
     if (plain || q->code == LW_CODE_LINE) return INT64_MAX;
-    if (q->whole) return q->minima == LW_MIN_INT ? 18 : 24;
+    if (lw_quants[q->expanded].block == LW_SUPER) return q->minima == LW_MIN_INT ? 18 : 24;
     if (q->scales == LW_SCALES_F16 || q->scales == LW_SCALES_F16M) return q->code == LW_CODE_NIBBLE_BIT && q->minima ? 96 : 160;
     return q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4 ? 80 : q->scales == LW_SCALES_K8 ? 40 : 56;
+}
+
+/* From so many rows on tile registers are ahead. */
+static int64_t matrix_rows(const lw_quant *q)
+{
+    if (q->whole) return lw_quants[q->expanded].block == 16 ? MATRIX_WHOLE16_ROWS : MATRIX_WHOLE_ROWS;
+    return q->fine ? MATRIX_FINE_ROWS : MATRIX_ROWS;
 }
 
 /* Activations of a block of k take a quarter of L2. */
@@ -268,15 +277,14 @@ static void plan_matrix(plan *p, const lw_ctx *ctx)
     p->run_form = lw_quants[p->form].expanded;
     p->row_bytes = (size_t)(lw_matrix_bytes(&lw_quants[p->form], p->g->w->k, p->g->w->k) / LW_MATRIX_UNIT);
     p->kc = lw_min(lw_max(fit, LW_SUPER), lw_round_up(p->g->w->k, LW_SUPER));
-    p->panel_bytes = (size_t)lw_quant_panel_bytes(&lw_quants[p->run_form], p->kc);
+    p->panel_bytes = (size_t)lw_matrix_panel_bytes(p->form, p->kc);
 }
 
 static lw_status plan_pass(plan *p, lw_ctx *ctx)
 {
     const lw_weight *w = p->g->w;
     int64_t threads = lw_pool_threads(ctx->pool);
-    p->matrix = p->kernels->matrix_quant && lw_matrix_fits(p->form) &&
-                p->rows >= (lw_quants[p->form].fine ? MATRIX_FINE_ROWS : MATRIX_ROWS);
+    p->matrix = p->kernels->matrix_quant && lw_matrix_fits(p->form) && p->rows >= matrix_rows(&lw_quants[p->form]);
     int expand = p->matrix || p->rows >= expand_rows(p);
     p->pairs = lw_ceil_div(w->panels, PAIR);
     p->run_form = expand ? lw_quant_expanded(p->form, p->kernels->quant_dot4) : p->form;

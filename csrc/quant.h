@@ -25,8 +25,9 @@ typedef enum lw_code { LW_CODE_NIBBLE, LW_CODE_NIBBLE_BIT, LW_CODE_NIBBLE_TWO, L
  * K3    2 byte lines: low nibbles of scales 8i+0..3 | 8i+4..7 << 4; 1 line: bits 4, 5 of 4j+0..3 at 2j; d
  * XS    1 byte line: low nibbles 0..3 | 4..7 << 4; d; 16-bit words: bits 4, 5 of scale j at 2j
  * E8    2 byte lines of exponents       K8F  4 byte lines of scales (signed); a float32 line of d
- * F32, F32M, F32I: what an expanded panel has: a float32 line per block; then nothing, or with `whole` a float32 line of d; a
- *       float32 line of minima per block; or a float32 line of dmin and int16 pairs of minima, 4i and 4i+2, then 4i+1 and 4i+3. */
+ * F32, F32M, F32I: what an expanded panel has: a float32 line per block, with `whole` an int32 line of its sub-scale (none if that is
+ *       in the codes), then one of d; then nothing; a float32 line of minima per block; or a float32 line of dmin and int16 pairs of
+ *       minima, 4i and 4i+2, then 4i+1 and 4i+3. */
 typedef enum lw_scales { LW_SCALES_F16, LW_SCALES_F16M, LW_SCALES_K6, LW_SCALES_K8, LW_SCALES_K3, LW_SCALES_K2, LW_SCALES_XS,
                          LW_SCALES_E8, LW_SCALES_K8F, LW_SCALES_F32, LW_SCALES_F32M, LW_SCALES_F32I } lw_scales;
 typedef enum lw_minima { LW_MIN_NONE, LW_MIN_FLOAT, LW_MIN_INT } lw_minima;
@@ -41,15 +42,15 @@ typedef struct lw_quant {
     uint8_t expanded;            /* the index of the expanded form */
     uint8_t fine;                /* activations have a scale per block, not per group: where their rounding would be too much of
                                     the error (docs/decisions.md) */
-    uint8_t whole;               /* sub-scales are integers and so small that the sum over a superblock of sub-scale * code *
-                                    activation is below 2^24, exact in float32 as well: d comes once, at the end. The
-                                    expanded form has them multiplied into its codes, a block being all 256 */
+    uint8_t whole;               /* sub-scales are integers: the sum over a superblock of sub-scale * code * activation is one as
+                                    well, and d comes once, at the end. Where they are small the expanded form has them
+                                    multiplied into its codes, a block being all 256 */
     uint8_t spread;              /* the expanded form where bytes are not multiplied four at a time, if it is another */
 } lw_quant;
 
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
 enum { LW_QUANT_FORMATS = LW_IQ3_S_W - LW_Q4_0 + 1,
-       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X16_2, LW_X256I_2, LW_X16_1,
+       LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_1,
        LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_X32F_FINE, LW_QUANTS };
 enum { LW_SUPER = 256, LW_PIECE = 32 };
 
@@ -62,26 +63,26 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1},
     [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X256_0, 0, 1,
                            LW_X16W_2},
-    [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8},
-    [LW_Q5_K - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_K6, LW_MIN_INT, 32, 0, 4, 256, 320, 256, 176, LW_X32I_2},
-    [LW_Q6_K - LW_Q4_0] = {LW_CODE_NIBBLE_TWO, LW_SCALES_K8, LW_MIN_NONE, 16, 32, 2, 320, 384, 256, 210, LW_X16_2},
+    [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8, 0, 1},
+    [LW_Q5_K - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_K6, LW_MIN_INT, 32, 0, 4, 256, 320, 256, 176, LW_X32I_2, 0, 1},
+    [LW_Q6_K - LW_Q4_0] = {LW_CODE_NIBBLE_TWO, LW_SCALES_K8, LW_MIN_NONE, 16, 32, 2, 320, 384, 256, 210, LW_X16W_2, 0, 1},
     [LW_IQ4_NL - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 256, 32, 18, LW_X32_0},
-    [LW_IQ4_XS - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_XS, LW_MIN_NONE, 32, 128, 0, 128, 256, 256, 136, LW_X32_0},
+    [LW_IQ4_XS - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_XS, LW_MIN_NONE, 32, 128, 0, 128, 256, 256, 136, LW_X32W_0, 0, 1},
     [LW_MXFP4 - LW_Q4_0] = {LW_CODE_FP4, LW_SCALES_E8, LW_MIN_NONE, 32, 12, 4, 128, 256, 32, 17, LW_X32_2},
-    [LW_IQ2_W - LW_Q4_0] = {LW_CODE_IQ2, LW_SCALES_K8F, LW_MIN_NONE, 16, 43, 1, 320, 256, 256, 148, LW_X16_1},
-    [LW_IQ3_XXS_W - LW_Q4_0] = {LW_CODE_IQ3_XXS, LW_SCALES_K8F, LW_MIN_NONE, 16, 62, 1, 320, 256, 256, 148, LW_X16_1},
-    [LW_IQ3_S_W - LW_Q4_0] = {LW_CODE_IQ3_S, LW_SCALES_K8F, LW_MIN_NONE, 16, 15, 4, 320, 256, 256, 148, LW_X16_2},
+    [LW_IQ2_W - LW_Q4_0] = {LW_CODE_IQ2, LW_SCALES_K8F, LW_MIN_NONE, 16, 43, 1, 320, 256, 256, 148, LW_X16W_1, 0, 1},
+    [LW_IQ3_XXS_W - LW_Q4_0] = {LW_CODE_IQ3_XXS, LW_SCALES_K8F, LW_MIN_NONE, 16, 62, 1, 320, 256, 256, 148, LW_X16W_1, 0, 1},
+    [LW_IQ3_S_W - LW_Q4_0] = {LW_CODE_IQ3_S, LW_SCALES_K8F, LW_MIN_NONE, 16, 15, 4, 320, 256, 256, 148, LW_X16W_2, 0, 1},
     [LW_X32_8] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 8, 512, 512, 0, 0, 0},
     [LW_X32_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 2, 512, 512, 0, 0, 0},
     [LW_X32_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0},
     [LW_X32F_2] = {LW_CODE_LINE, LW_SCALES_F32M, LW_MIN_FLOAT, 32, 0, 2, 1024, 512, 0, 0, 0},
-    [LW_X32I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 8, 832, 512, 0, 0, 0},
-    [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 832, 512, 0, 0, 0},
-    [LW_X16_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1024, 512, 0, 0, 0},
-    [LW_X256I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, LW_SUPER, 0, 2, 640, 512, 0, 0, 0},
-    [LW_X16_1] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 1, 1024, 512, 0, 0, 0},
+    [LW_X32I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 8, 896, 512, 0, 0, 0, 0, 1},
+    [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 896, 512, 0, 0, 0, 0, 1},
+    [LW_X32W_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 576, 512, 0, 0, 0, 0, 1},
+    [LW_X256I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, LW_SUPER, 0, 2, 640, 512, 0, 0, 0, 0, 1},
+    [LW_X16W_1] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 1, 1088, 512, 0, 0, 0, 0, 1},
     [LW_X32_FINE] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0, 1},
-    [LW_X256_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, LW_SUPER, 124, 0, 64, 512, 0, 0, 0},
+    [LW_X256_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, LW_SUPER, 124, 0, 64, 512, 0, 0, 0, 0, 1},
     [LW_X16W_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1088, 512, 0, 0, 0, 0, 1},
     [LW_X32F_FINE] = {LW_CODE_LINE, LW_SCALES_F32M, LW_MIN_FLOAT, 32, 0, 2, 1024, 512, 0, 0, 0, 1},
 };
@@ -98,6 +99,9 @@ static inline const uint8_t *lw_quant_table(int code) {      /* NULL: codes are 
     return code == LW_CODE_IQ4 ? lw_table_iq4 : code == LW_CODE_FP4 ? lw_table_fp4 : code == LW_CODE_IQ2 ? lw_table_iq2
          : code == LW_CODE_IQ3_XXS ? lw_table_iq3_xxs : code == LW_CODE_IQ3_S ? lw_table_iq3_s : NULL;
 }
+
+/* Of an expanded superblock, before d and minima. */
+static inline int lw_quant_scale_lines(const lw_quant *q) { return q->block == LW_SUPER ? 0 : LW_SUPER / q->block; }
 
 static inline int64_t lw_quant_panel_bytes(const lw_quant *q, int64_t k) {
     return lw_ceil_div(k, LW_SUPER) * q->header + lw_ceil_div(k, LW_PIECE) * q->piece;
@@ -123,8 +127,10 @@ static inline int lw_quant_expanded(int form, int dot4) {
 
 /* For tile registers codes stay rows. Blocks of up to LW_MATRIX_QUANT_ROWS rows, in units of LW_MATRIX_UNIT (rows that there are
  * not: zeros); of a block [group][unit]: 16 scales, or with `fine` [block][16]; with minima the terms, [terms][16]; the codes (int8),
- * [block][16][k]. Panels are those of the expanded form, but for codes: less the zero point, signed. */
-enum { LW_MATRIX_UNIT = 16, LW_MATRIX_QUANT_ROWS = 64 };
+ * [block][16][k], with `whole` for each 64 k. Panels are those of the expanded form, but for codes: less the zero point, signed. With
+ * `whole` these are multiplied by the sub-scale: a line of d, with minima those of dmin and pairs, then for each 64 k a tile of the high
+ * bytes (signed) and one of the low bytes (unsigned) of the products. */
+enum { LW_MATRIX_UNIT = 16, LW_MATRIX_QUANT_ROWS = 64, LW_MATRIX_K = 64 };
 
 /* Words of a unit's group of n values before its codes, and bytes of all of it. */
 static inline int lw_matrix_words(const lw_quant *q, int64_t n) {
@@ -138,10 +144,16 @@ static inline int64_t lw_matrix_bytes(const lw_quant *q, int64_t k, int64_t all)
     int64_t group = lw_quant_group(all);
     return k / group * lw_matrix_group_bytes(q, group) + (k % group ? lw_matrix_group_bytes(q, k % group) : 0);
 }
-/* Forms that are multiplied on tile registers: blocks of 16 or 32 values. Scales and minima of blocks on both sides (q5_1) take the
- * vectors longer than their own dot products do. */
-static inline int lw_matrix_fits(int form) {
-    const lw_quant *q = &lw_quants[lw_quants[form].expanded];
-    return q->block <= LW_PIECE && !(q->fine && q->minima);
+/* Of a panel's superblock, with `whole`. */
+static inline int lw_matrix_header(const lw_quant *q) {
+    return LW_LINE * (q->minima ? 2 + (int)lw_quant_terms(q, LW_SUPER) : 1);
 }
+static inline int64_t lw_matrix_panel_bytes(int form, int64_t k) {
+    const lw_quant *q = &lw_quants[form];
+    if (!q->whole) return lw_quant_panel_bytes(&lw_quants[q->expanded], k);
+    return k / LW_SUPER * (lw_matrix_header(q) + 2 * LW_SUPER * LW_LANES);
+}
+/* Forms that are multiplied on tile registers: all but those with scales and minima of blocks on both sides (q5_1), which take the
+ * vectors longer than their own dot products do. */
+static inline int lw_matrix_fits(int form) { return !(lw_quants[form].fine && lw_quants[form].minima); }
 #endif

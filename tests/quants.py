@@ -97,6 +97,12 @@ def product(a: Array, w: Array, name: str) -> Array:
     return (codes * scales) @ w.astype(np.float64).T
 
 
+def rounding(a: Array, w: Array, name: str) -> Array:
+    """float64 [m, n]: what a product may be off by where its terms cancel."""
+    codes, scales = quantised(a, name)
+    return 8 * 2.0**-24 * (np.abs(codes * scales) @ np.abs(w.astype(np.float64)).T)
+
+
 def nmse(got: Array, wanted: Array) -> float:
     power = float((wanted**2).sum())
     return float(((got.astype(np.float64) - wanted) ** 2).sum()) / (power or 1.0)

@@ -5,7 +5,8 @@
  *     sum = fma(float(int sum of code * activation, zero point included), scale of the block, sum)
  *     sum = fma(float(block sum), minimum of the block, sum)            with float minima
  *     acc = fma(sum, activation scale of the group, acc)
- * With `fine` every block is a group; with `whole` the superblock is one block, of sub-scale * (code - zero), with the scale d.
+ * With `fine` every block is a group; with `whole` the superblock is one block, of sub-scale * (code - zero), with the scale d:
+ * the blocks' integers times their sub-scales are added up as integers.
  * Sums of a block and of a group stay in registers, acc goes through the stack once per group. A body is made for a
  * format, R rows and Q registers of 16 / V_REGS outputs; a tile with more registers is worked off Q at a time.
  */
@@ -28,6 +29,10 @@ ALWAYS_INLINE vreg q_scale(const int F, const q_at *at, int q, int b) {
     const int scales = lw_quants[F].scales;
     if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M) return vr_f16(at->head[q] + 32 * b);
     return vr_load(scales >= LW_SCALES_F32 ? (const float *)(at->head[q] + 64 * b) : at->scale + b * at->ld + q * QL);
+}
+/* With `whole`: the sub-scale, an integer. */
+ALWAYS_INLINE ireg q_sub_scale(const int F, const q_at *at, int q, int b) {
+    return ir_load(lw_quants[F].scales >= LW_SCALES_F32 ? (const float *)(at->head[q] + 64 * b) : at->scale + b * at->ld + q * QL);
 }
 ALWAYS_INLINE vreg q_min(const int F, const q_at *at, int q, int b) {
     if (lw_quants[F].scales == LW_SCALES_F16M) return vr_f16(at->head[q] + 256 + 32 * b);
@@ -82,13 +87,19 @@ ALWAYS_INLINE void q_zero(const int F, const int R, const int Q, const q_at *at,
         V_UNROLL for (int q = 0; q < Q; q++) dot[r * Q + q] = lw_quants[F].zero ? ir_set1(at->terms + 4 * (s * R + r)) : ir_zero();
 }
 
-/* One piece: 32 k, one or two blocks. b: the first block's index in the superblock. */
-ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at, int b, vreg *sum) {
+/* One piece: 32 k, one or two blocks. b: the first block's index in the superblock. With `whole` the sums are `total`. */
+ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at, int b, vreg *sum, ireg *total) {
     const int parts = LW_PIECE / lw_quants[F].block;
     V_UNROLL for (int s = 0; s < parts; s++) {
         ireg dot[QUANT_MOST];
         q_zero(F, R, Q, at, s, dot);
         q_dots(F, R, Q, at, s * (8 / parts), 8 / parts, dot);
+        if (lw_quants[F].whole) {
+            ireg sub[4];
+            V_UNROLL for (int q = 0; q < Q; q++) sub[q] = q_sub_scale(F, at, q, b + s);
+            V_UNROLL for (int i = 0; i < R * Q; i++) total[i] = ir_madd32(total[i], dot[i], sub[i % Q]);
+            continue;
+        }
         vreg scale[4], min[4];
         const int with_min = lw_quants[F].minima == LW_MIN_FLOAT;
         V_UNROLL for (int q = 0; q < Q; q++) scale[q] = q_scale(F, at, q, b + s);
@@ -117,7 +128,7 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
 
 /* What the sums of a group start with. */
 ALWAYS_INLINE void q_begin(const int F, const int R, const int Q, const q_at *at, const float *dmin, vreg *sum) {
-    const int pairs = (int)lw_quant_terms(&lw_quants[F], LW_SUPER), lines = LW_SUPER / lw_quants[F].block;
+    const int pairs = (int)lw_quant_terms(&lw_quants[F], LW_SUPER), lines = lw_quant_scale_lines(&lw_quants[F]);
     const int expanded = lw_quants[F].scales == LW_SCALES_F32I;
     if (lw_quants[F].minima != LW_MIN_INT) {
         V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
@@ -128,32 +139,31 @@ ALWAYS_INLINE void q_begin(const int F, const int R, const int Q, const q_at *at
     V_UNROLL for (int j = 0; j < pairs; j++) {
         ireg min[4];
         V_UNROLL for (int q = 0; q < Q; q++)
-            min[q] = ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 1 + j)) : at->min + j * at->ld + q * QL);
+            min[q] = ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 2 + j)) : at->min + j * at->ld + q * QL);
         V_UNROLL for (int r = 0; r < R; r++) {
             ireg x = ir_set1(at->terms + 4 * (j * R + r));
             V_UNROLL for (int q = 0; q < Q; q++) dot[r * Q + q] = ir_dot2(dot[r * Q + q], min[q], x);
         }
     }
     V_UNROLL for (int q = 0; q < Q; q++)
-        d[q] = ir_xor(ir_load(expanded ? (const float *)(at->head[q] + 64 * lines) : dmin + q * QL), ir_const(0x80000000u));
+        d[q] = ir_xor(ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 1)) : dmin + q * QL), ir_const(0x80000000u));
     V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), vr_bits(d[i % Q]));
 }
 
-/* The sums of a superblock that is one block, from the sum of integers: folded forms' or what packed planes added up in float32. */
+/* The sums of a superblock that is one block, from the sum of integers. */
 ALWAYS_INLINE void q_whole(const int F, const int R, const int Q, q_at *at, const float *d, const float *dmin, const ireg *dot,
                            vreg *sum) {
-    const int folded = lw_quants[F].block == LW_SUPER, expanded = lw_quants[F].scales >= LW_SCALES_F32;
+    const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]);
     vreg begin[QUANT_MOST], by[4];
     if (R > 1) {                                         /* or they wait in registers from the header on */
         V_OPAQUE(at->min);
         V_OPAQUE(d);
         V_OPAQUE(dmin);
     }
-    if (folded) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = ir_float(dot[i]);
     q_begin(F, R, Q, at, dmin, begin);
     V_UNROLL for (int q = 0; q < Q; q++)
-        by[q] = vr_load(!expanded ? d + q * QL : (const float *)(at->head[q] + (folded ? 0 : 64 * 16)));
-    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(sum[i], by[i % Q], begin[i]);
+        by[q] = vr_load(!expanded ? d + q * QL : (const float *)(at->head[q] + 64 * lines));
+    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(ir_float(dot[i]), by[i % Q], begin[i]);
 }
 
 /* The sums of a group times the scales of the activations, plus those before -> after, rows `step` apart. */
@@ -212,7 +222,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         at.codes = at.terms + 4 * R * terms;
         ireg dot[QUANT_MOST];
         if (folded) q_zero(F, R, Q, &at, 0, dot);
-        else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
+        else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero();
         else if (!f->fine) q_begin(F, R, Q, &at, dmin, sum);
         for (int j = 0; j < pieces; j++) {
             LW_PRAGMA(GCC unroll 1)                      /* unrolled, it costs GCC the registers of the sums */
@@ -221,7 +231,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
                 if (near) V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i + near, 0, 3);
             }
             if (folded) q_dots(F, R, Q, &at, 0, 8, dot);
-            else q_piece(F, R, Q, &at, (at_piece + j) * parts, sum);
+            else q_piece(F, R, Q, &at, (at_piece + j) * parts, sum, dot);
             V_UNROLL for (int q = 0; q < Q; q++) at.piece[q] += f->piece;
             if (f->minima != LW_MIN_INT) at.terms += 4 * R * parts;
             at.codes += 32 * R;
@@ -230,7 +240,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         const char *scales = a;
         a = at.codes;
         if (f->fine) continue;
-        if (folded || f->whole) q_whole(F, R, Q, &at, d, dmin, dot, sum);
+        if (f->whole) q_whole(F, R, Q, &at, d, dmin, dot, sum);
         const int64_t more = t->k - k - group;
         q_add(R, Q, scales, sum, before, more > 0 ? acc : out, more > 0 ? Q * QL : ld);
         before = acc;
@@ -292,10 +302,10 @@ typedef void quant_fn(const lw_quant_tile *t);
 #ifdef LW_HAS_DOT4
 #define QUANT_EXPANDED(X)                                                                                 \
     QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23)        \
-    QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 28)
+    QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 27) QUANT_TILES(X, 28)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, LW_X32_0, LW_X32_0, LW_X32_0,
-                                              LW_X32F_2, LW_X32I_2, LW_X32I_2, LW_X16_2, LW_X256I_2, LW_X16_2, LW_X32_FINE,
-                                              LW_X256_0, 0, LW_X32F_FINE};
+                                              LW_X32F_2, LW_X32I_2, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_2, LW_X32_FINE,
+                                              LW_X256_0, LW_X16W_2, LW_X32F_FINE};
 #else
 #define QUANT_EXPANDED(X)                                                                                 \
     QUANT_TILES(X, 16) QUANT_TILES(X, 17) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)        \

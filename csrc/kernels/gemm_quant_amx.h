@@ -1,7 +1,7 @@
 /* gemm_quant_amx.h - products of quantised weights on tile registers (AMX): the formula of gemm_quant.h, and its bits.
  *
- * A block of 32 or 16 k is one instruction: 16 rows x 16 outputs of integer sums. They go through memory, the only way from tiles to
- * vectors, and are multiplied by their scales and added up there, in 16 registers.
+ * A block of 32 k is one instruction: 16 rows x 16 outputs of integer sums. They go through memory, the only way from tiles to
+ * vectors, and are multiplied by their scales and added up there, in 16 registers. Where scales are integers: gemm_whole_amx.h.
  *
  * Tiles and vectors work at the same time: the blocks of one chunk (four) are multiplied while the sums of the chunk before are
  * added, and are stored two blocks after the products that they wait for. Chunks follow each other within a group of k, from unit to
@@ -73,33 +73,10 @@ ALWAYS_INLINE void amxq_add(const int X, const int32_t *dots, const lw_quant_mat
     }
 }
 
-/* What the sums of a group start with: zeros, or with integer minima their part; with `fine` what came before. */
-ALWAYS_INLINE void amxq_begin(const int X, const lw_quant_matrix *t, const amxq_at *at, const float *before, vreg *sum) {
-    const lw_quant *const x = &lw_quants[X];
-    V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) sum[r] = vr_zero();
-    if (x->fine && before) V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) sum[r] = vr_load(before + r * LW_LANES);
-    if (x->minima != LW_MIN_INT) return;
-    const int lines = LW_SUPER / x->block, pairs = (int)lw_quant_terms(x, LW_SUPER);
-    const unsigned char *head = at->head + at->panel * t->ldb;
-    const ireg d = ir_xor(ir_load(head + 64 * lines), ir_const(0x80000000u));
-    V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) {
-        ireg dot = ir_zero();
-        V_UNROLL for (int j = 0; j < pairs; j++)
-            dot = ir_dot2(dot, ir_load(head + 64 * (lines + 1 + j)), ir_set1(at->group + 4 * (LW_MATRIX_UNIT * (1 + j) + r)));
-        sum[r] = vr_mul(ir_float(dot), vr_bits(d));
-    }
-}
-
 /* A unit and a panel are finished: bias and residual, each rounded once, in this order. */
-ALWAYS_INLINE void amxq_finish(const lw_quant_matrix *t, const amxq_at *at, vreg *sum) {
-    const int column = at->panel * LW_LANES, row = at->unit * LW_MATRIX_UNIT, n = t->columns - column, rows = t->rows - row;
+static __attribute__((noinline)) void amxq_finish(const lw_quant_matrix *t, int panel, int unit, const float *sums) {
+    const int column = panel * LW_LANES, row = unit * LW_MATRIX_UNIT, n = t->columns - column, rows = t->rows - row;
     float *c = t->c + row * t->ldc + column;
-    if (LW_LIKELY(n >= LW_LANES && rows >= LW_MATRIX_UNIT && !t->bias && !t->residual)) {
-        V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) vr_store(c + r * t->ldc, sum[r]);
-        return;
-    }
-    ALIGN(64) float sums[AMXQ_SUMS];
-    V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) vr_store(sums + r * LW_LANES, sum[r]);
     for (int r = 0; r < lw_min(LW_MATRIX_UNIT, rows); r++) {
         const int some = (int)lw_min(LW_LANES, n);
         f32x16 v = v_load(sums + r * LW_LANES);
@@ -137,7 +114,10 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
         int32_t(*to)[AMXQ_SUMS] = ring[(i + 1) & 1], (*from)[AMXQ_SUMS] = ring[i & 1];
         float *held = t->sums + (at.panel * (LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT) + at.unit) * AMXQ_SUMS;
         const float *before = t->first && at.k == 0 ? NULL : held;
-        if (blocks && at.at == 0) amxq_begin(X, t, &at, before, sum);
+        if (blocks && at.at == 0) {
+            const int goes_on = x->fine && before;
+            V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) sum[r] = goes_on ? vr_load(before + r * LW_LANES) : vr_zero();
+        }
 #define AMXQ_STEP(j, a, w, late, slot)                                                                                \
         do {                                                                                                          \
             const int source = j * block < there ? j * block : 0;                                                     \
@@ -160,8 +140,12 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
                     sum[r] = vr_fma(sum[r], by, before ? vr_load(before + r * LW_LANES) : vr_zero());
                 }
             }
-            if (t->last && at.k + at.size >= t->k) amxq_finish(t, &at, sum);
-            else V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) vr_store(held + r * LW_LANES, sum[r]);
+            const int last = t->last && at.k + at.size >= t->k, column = at.panel * LW_LANES, row = at.unit * LW_MATRIX_UNIT;
+            const int plain = t->columns - column >= LW_LANES && t->rows - row >= LW_MATRIX_UNIT && !t->bias && !t->residual;
+            float *to = last && plain ? t->c + row * t->ldc + column : held;
+            const ptrdiff_t ld = last && plain ? t->ldc : LW_LANES;
+            V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) vr_store(to + r * ld, sum[r]);
+            if (last && !plain) amxq_finish(t, at.panel, at.unit, held);
         }
         more = i < 0 || next.codes != at.codes || next.lines != at.lines;
         at = next;
@@ -171,20 +155,15 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
 }
 
 #ifdef QUANT_ROLLED
-static void amx_quant(const lw_quant_matrix *t) { amxq_body(t->form, t); }
+static void amx_blocks(const lw_quant_matrix *t) { amxq_body(t->form, t); }
 #else
 #define AMXQ_DEFINE(name, X) static __attribute__((noinline)) void amxq_##name(const lw_quant_matrix *t) { amxq_body(X, t); }
 AMXQ_DEFINE(plain, LW_X32_0)
 AMXQ_DEFINE(fine, LW_X32_FINE)
 AMXQ_DEFINE(minima, LW_X32F_2)
-AMXQ_DEFINE(integer_minima, LW_X32I_2)
-AMXQ_DEFINE(sixteen, LW_X16_2)
-static void amx_quant(const lw_quant_matrix *t) {
+static void amx_blocks(const lw_quant_matrix *t) {
     const lw_quant *const x = &lw_quants[t->form];
-    LW_ASSERT(t->rows >= 1 && t->rows <= LW_MATRIX_QUANT_ROWS && t->panels >= 1 && t->panels <= 2 && x->block <= LW_PIECE);
-    if (x->block == 16) amxq_sixteen(t);
-    else if (x->minima == LW_MIN_INT) amxq_integer_minima(t);
-    else if (x->minima == LW_MIN_FLOAT) amxq_minima(t);
+    if (x->minima) amxq_minima(t);
     else (x->fine ? amxq_fine : amxq_plain)(t);
 }
 #endif

@@ -4,12 +4,39 @@
 #include "quant_expand.h"
 #include "quant_scales.h"
 
-QUANT_EXPANSION(amx_expand, 1)
+/* With `whole`: high and low bytes of codes times sub-scales. */
+ALWAYS_INLINE void amx_expand_whole(const int F, int64_t k, const unsigned char *from, unsigned char *to) {
+    const lw_quant *const f = &lw_quants[F];
+    const ireg zero = ir_const(f->zero * 0x00010001u);
+    ALIGN(64) float scale[16 * LW_LANES];
+    for (; k > 0; k -= LW_SUPER) {
+        float *const head = (float *)(void *)to;
+        const q_out out = {scale, head + 2 * LW_LANES, head + LW_LANES, head, LW_LANES};
+        q_scales(F, from, 0, &out);
+        const unsigned char *p = from + f->header;
+        to += lw_matrix_header(f);
+        for (int j = 0; j < LW_SUPER / LW_PIECE; j++, p += f->piece, to += j % 2 ? 8 * LW_LINE : 24 * LW_LINE) {
+            V_UNROLL for (int i = 0; i < 8; i++) {
+                const ireg s = ir_load(scale + (LW_PIECE * j + 4 * i) / f->block * LW_LANES), codes = q_code(F, p, i);
+                const ireg sub = ir_or(ir_and(s, ir_const(0xffff)), ir_sll(s, 16));
+                const ireg even = ir_mul16(ir_sub16(ir_low(codes), zero), sub), odd = ir_mul16(ir_sub16(ir_high(codes), zero), sub);
+                ir_store(to + LW_LINE * i, ir_or(ir_high(even), ir_and(odd, ir_const(0xff00ff00))));
+                ir_store(to + LW_LINE * (16 + i), ir_or(ir_low(even), ir_sll(ir_low(odd), 8)));
+            }
+        }
+        from += f->header + LW_SUPER / LW_PIECE * f->piece;
+    }
+}
+ALWAYS_INLINE void amx_expand_one(const int F, int64_t k, const unsigned char *from, unsigned char *to) {
+    if (lw_quants[F].whole) amx_expand_whole(F, k, from, to);
+    else q_expand(F, 1, k, from, to);
+}
+QUANT_EXPANSION(amx_expand, amx_expand_one)
 
-/* A group of n values of one unit. */
-ALWAYS_INLINE void amxq_quantize(const lw_quant *f, const int block, const int minima, int n, int rows, const float *a, ptrdiff_t lda,
+/* A group of n values of one unit. block: k whose codes lie together; term: k whose sum is one of the terms. */
+ALWAYS_INLINE void amxq_quantize(const lw_quant *f, const int block, const int term, const int minima, int n, int rows, const float *a, ptrdiff_t lda,
                                  char *to) {
-    const int part = f->fine ? block : n, blocks = n / block;
+    const int part = f->fine ? block : n;
     float *scale = (float *)(void *)to;
     uint32_t *terms = (uint32_t *)(void *)to + LW_MATRIX_UNIT * (n / part);
     char *codes = to + 4 * lw_matrix_words(f, n);
@@ -26,10 +53,10 @@ ALWAYS_INLINE void amxq_quantize(const lw_quant *f, const int block, const int m
             for (int i = 0; i < n / part; i++) scale[i * LW_MATRIX_UNIT + r] = 0.0f;
         }
         for (int i = 0; i < n; i += block) memcpy(codes + i * LW_MATRIX_UNIT + r * block, code + i, (size_t)block);
-        int32_t sums[LW_SUPER / LW_PIECE] = {0};
-        for (int b = 0; minima && b < blocks; b++)       /* minima: blocks of 32 */
-            V_UNROLL for (int i = 0; i < LW_PIECE / 4; i++) sums[b] += quad[LW_PIECE / 4 * b + i];
-        for (int b = 0; minima && b < blocks; b++) {
+        int32_t sums[LW_SUPER / 16] = {0};
+        for (int b = 0; minima && b < n / term; b++)
+            V_UNROLL for (int i = 0; i < term / 4; i++) sums[b] += quad[term / 4 * b + i];
+        for (int b = 0; minima && b < n / term; b++) {
             const float sum = (float)sums[b];
             if (minima == LW_MIN_FLOAT) memcpy(terms + b * LW_MATRIX_UNIT + r, &sum, 4);
             else if (!(b & 2))                           /* pairs b, b + 2 */
@@ -46,10 +73,11 @@ static void amx_quantize(int form, int rows, int64_t k, const float *a, ptrdiff_
         const int n = (int)lw_min(group, k - k0);
         const int64_t bytes = lw_matrix_group_bytes(f, n);
         char *at = to + unit * bytes;
-        if (f->minima == LW_MIN_FLOAT) amxq_quantize(f, 32, LW_MIN_FLOAT, n, rows, a, lda, at);
-        else if (f->minima == LW_MIN_INT) amxq_quantize(f, 32, LW_MIN_INT, n, rows, a, lda, at);
-        else if (f->block == 16) amxq_quantize(f, 16, LW_MIN_NONE, n, rows, a, lda, at);
-        else amxq_quantize(f, 32, LW_MIN_NONE, n, rows, a, lda, at);
+        if (f->minima == LW_MIN_FLOAT) amxq_quantize(f, 32, 32, LW_MIN_FLOAT, n, rows, a, lda, at);
+        else if (!f->whole) amxq_quantize(f, 32, 32, LW_MIN_NONE, n, rows, a, lda, at);
+        else if (!f->minima) amxq_quantize(f, LW_MATRIX_K, 32, LW_MIN_NONE, n, rows, a, lda, at);
+        else if (f->block == 32) amxq_quantize(f, LW_MATRIX_K, 32, LW_MIN_INT, n, rows, a, lda, at);
+        else amxq_quantize(f, LW_MATRIX_K, 16, LW_MIN_INT, n, rows, a, lda, at);
         to += units * bytes;
     }
 }

@@ -29,12 +29,12 @@ ALWAYS_INLINE ireg q_signed(const int F, ireg codes) {
 /* sign: codes of forms that are not folded become signed. */
 ALWAYS_INLINE void q_expand(const int F, const int sign, int64_t k, const unsigned char *from, unsigned char *to) {
     const lw_quant *const f = &lw_quants[F], *const x = &lw_quants[lw_quant_expanded(F, QUANT_DOT4)];
-    const int lines = LW_SUPER / x->block, folded = x->block == LW_SUPER;
+    const int lines = lw_quant_scale_lines(x), folded = x->block == LW_SUPER;
     for (; k > 0; k -= LW_SUPER) {
         const int pieces = (int)(lw_min(LW_SUPER, k) + LW_PIECE - 1) / LW_PIECE;
         V_UNROLL for (int half = 0; half < V_REGS; half++) {
             float *at = (float *)(to + 64 / V_REGS * half);
-            q_out out = {at, at + 16 * (lines + (f->minima == LW_MIN_INT)), at + 16 * lines, at + (folded ? 0 : 16 * lines), 16};
+            q_out out = {at, at + 16 * (lines + 2 * f->whole), at + 16 * (lines + 1), at + 16 * lines, 16};
             if (!folded) q_scales(F, from, half, &out);
             else if (f->minima == LW_MIN_INT) q_minima_k2(from, half, &out);
             else q_d_k3(from, half, &out);
@@ -53,19 +53,21 @@ ALWAYS_INLINE void q_expand(const int F, const int sign, int64_t k, const unsign
         to += x->header + 8 * x->piece;
     }
 }
-/* A function `name`(form, k, panel, out). */
+ALWAYS_INLINE void q_expand_plain(const int F, int64_t k, const unsigned char *from, unsigned char *to) { q_expand(F, 0, k, from, to); }
+
+/* A function `name`(form, k, panel, out) that calls expand(form, k, panel, out), the form a constant. */
 #ifdef QUANT_ROLLED
-#define QUANT_EXPANSION(name, sign) \
-    static void name(int form, int64_t k, const void *panel, void *out) { q_expand(form, sign, k, panel, out); }
+#define QUANT_EXPANSION(name, expand) \
+    static void name(int form, int64_t k, const void *panel, void *out) { expand(form, k, panel, out); }
 #else
-#define EXPAND_CASE(f, sign) case f: q_expand(f, sign, k, panel, out); break;
-#define QUANT_EXPANSION(name, sign)                                                                         \
+#define EXPAND_CASE(f, expand) case f: expand(f, k, panel, out); break;
+#define QUANT_EXPANSION(name, expand)                                                                       \
     static void name(int form, int64_t k, const void *panel, void *out) {                                   \
         switch (form) {                                                                                      \
-        EXPAND_CASE(0, sign) EXPAND_CASE(1, sign) EXPAND_CASE(2, sign) EXPAND_CASE(3, sign)                  \
-        EXPAND_CASE(4, sign) EXPAND_CASE(5, sign) EXPAND_CASE(6, sign) EXPAND_CASE(7, sign)                  \
-        EXPAND_CASE(8, sign) EXPAND_CASE(9, sign) EXPAND_CASE(10, sign) EXPAND_CASE(11, sign)                \
-        EXPAND_CASE(12, sign) EXPAND_CASE(13, sign) EXPAND_CASE(14, sign) EXPAND_CASE(15, sign)              \
+        EXPAND_CASE(0, expand) EXPAND_CASE(1, expand) EXPAND_CASE(2, expand) EXPAND_CASE(3, expand)          \
+        EXPAND_CASE(4, expand) EXPAND_CASE(5, expand) EXPAND_CASE(6, expand) EXPAND_CASE(7, expand)          \
+        EXPAND_CASE(8, expand) EXPAND_CASE(9, expand) EXPAND_CASE(10, expand) EXPAND_CASE(11, expand)        \
+        EXPAND_CASE(12, expand) EXPAND_CASE(13, expand) EXPAND_CASE(14, expand) EXPAND_CASE(15, expand)      \
         }                                                                                                    \
     }
 #endif

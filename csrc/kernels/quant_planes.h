@@ -9,23 +9,19 @@ enum { QL = 16 / V_REGS };     /* outputs of a register */
 /* Where a register's part of a header or piece begins, for planes of 64 bytes (lines) and of 32 (float16). */
 ALWAYS_INLINE const unsigned char *q_line(const unsigned char *p, int half, int line) { return p + 64 * line + 64 / V_REGS * half; }
 ALWAYS_INLINE const unsigned char *q_word(const unsigned char *p, int half, int at) { return p + at + 32 / V_REGS * half; }
-/* Byte j of each lane as float, signed. */
-ALWAYS_INLINE vreg q_sbyte(ireg x, int j) { return ir_float(ir_sra(ir_sll(x, 24 - 8 * j), 24)); }
+/* Byte j of each lane, signed. */
+ALWAYS_INLINE ireg q_sbyte(ireg x, int j) { return ir_sra(ir_sll(x, 24 - 8 * j), 24); }
 ALWAYS_INLINE ireg q_bits(ireg x, int from, int to, uint32_t mask) {     /* the bits of mask, moved from bit `from` to `to` */
     return ir_and(from > to ? ir_srl(x, from - to) : from < to ? ir_sll(x, to - from) : x, ir_const(mask));
 }
 
-typedef struct q_out { float *scale, *min, *dmin, *d; int ld; } q_out;   /* ld: floats from a block to the next; d: with `whole` */
+/* ld: floats from a block to the next. With `whole`: d, and scale has integers. */
+typedef struct q_out { float *scale, *min, *dmin, *d; int ld; } q_out;
 
-/* d * (byte - zero) of the four bytes of each lane. The bytes are not shifted down: d is, by powers of two, and every product
- * and difference is exact (11 bits of d, 7 of the byte). */
-ALWAYS_INLINE void q_four(const q_out *out, int j, vreg d, ireg x, int zero) {
-    const float part[4] = {1.0f, 0x1p-8f, 0x1p-16f, 0x1p-24f}, less = (float)-zero;
-    const vreg offset = vr_mul(d, vr_set1(&less));
-    V_UNROLL for (int i = 0; i < 4; i++) {
-        vreg value = ir_float(ir_and(x, ir_const(255u << 8 * i))), by = vr_mul(d, vr_set1(&part[i]));
-        vr_store(out->scale + (j + i) * out->ld, zero ? vr_fma(value, by, offset) : vr_mul(value, by));
-    }
+/* The four bytes of each lane, less zero. */
+ALWAYS_INLINE void q_four(const q_out *out, int j, ireg x, int zero) {
+    V_UNROLL for (int i = 0; i < 4; i++)
+        ir_store(out->scale + (j + i) * out->ld, ir_sub(q_bits(x, 8 * i, 0, 255), ir_const((uint32_t)zero)));
 }
 /* Pairs of minima 0 and 2, 1 and 3 of a byte line, as 16 bits. */
 ALWAYS_INLINE void q_pairs(const q_out *out, int j, ireg x) {
@@ -33,12 +29,12 @@ ALWAYS_INLINE void q_pairs(const q_out *out, int j, ireg x) {
     ir_store(out->min + (j / 2 + 1) * out->ld, ir_high(x));
 }
 ALWAYS_INLINE void q_scales_k6(const unsigned char *h, int half, const q_out *out) {
-    vreg d = vr_f16(q_word(h, half, 0));
     ireg s = ir_load(q_line(h, half, 1)), m = ir_load(q_line(h, half, 2)), x = ir_load(q_line(h, half, 3));
     const ireg low = ir_const(0x0f0f0f0f);
+    vr_store(out->d, vr_f16(q_word(h, half, 0)));
     vr_store(out->dmin, vr_f16(q_word(h, half, 32)));
-    q_four(out, 0, d, ir_or(ir_and(s, low), q_bits(x, 0, 4, 0x30303030)), 0);
-    q_four(out, 4, d, ir_or(ir_and(ir_srl(s, 4), low), q_bits(x, 2, 4, 0x30303030)), 0);
+    q_four(out, 0, ir_or(ir_and(s, low), q_bits(x, 0, 4, 0x30303030)), 0);
+    q_four(out, 4, ir_or(ir_and(ir_srl(s, 4), low), q_bits(x, 2, 4, 0x30303030)), 0);
     q_pairs(out, 0, ir_or(ir_and(m, low), ir_and(x, ir_const(0x30303030))));
     q_pairs(out, 4, ir_or(ir_and(ir_srl(m, 4), low), q_bits(x, 6, 4, 0x30303030)));
 }
@@ -50,9 +46,8 @@ ALWAYS_INLINE ireg q_subs(const int F, const unsigned char *h, int half, int j) 
 }
 ALWAYS_INLINE void q_d_k3(const unsigned char *h, int half, const q_out *out) { vr_store(out->d, vr_f16(q_word(h, half, 192))); }
 ALWAYS_INLINE void q_scales_k3(const unsigned char *h, int half, const q_out *out) {
-    const float one = 1;
     q_d_k3(h, half, out);
-    V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, vr_set1(&one), q_subs(LW_Q3_K - LW_Q4_0, h, half, j), 32);
+    V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, q_subs(LW_Q3_K - LW_Q4_0, h, half, j), 32);
 }
 ALWAYS_INLINE void q_minima_k2(const unsigned char *h, int half, const q_out *out) {
     vr_store(out->d, vr_f16(q_word(h, half, 256)));
@@ -61,17 +56,16 @@ ALWAYS_INLINE void q_minima_k2(const unsigned char *h, int half, const q_out *ou
         q_pairs(out, 4 * j, ir_and(ir_srl(ir_load(q_line(h, half, j)), 4), ir_const(0x0f0f0f0f)));
 }
 ALWAYS_INLINE void q_scales_k2(const unsigned char *h, int half, const q_out *out) {
-    const float one = 1;
     q_minima_k2(h, half, out);
-    V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, vr_set1(&one), q_subs(LW_Q2_K - LW_Q4_0, h, half, j), 0);
+    V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, q_subs(LW_Q2_K - LW_Q4_0, h, half, j), 0);
 }
 ALWAYS_INLINE void q_scales_xs(const unsigned char *h, int half, const q_out *out) {
-    vreg d = vr_f16(q_word(h, half, 64));
+    vr_store(out->d, vr_f16(q_word(h, half, 64)));
     ireg x = ir_load(q_line(h, half, 0)), high = ir_wide16(q_word(h, half, 96));
     V_UNROLL for (int j = 0; j < 8; j++) {
         ireg s = ir_and(ir_srl(x, 8 * (j % 4) + j / 4 * 4), ir_const(15));
         s = ir_or(s, q_bits(high, 2 * j, 4, 0x30));
-        vr_store(out->scale + j * out->ld, vr_mul(d, ir_float(ir_add(s, ir_const((uint32_t)-32)))));
+        ir_store(out->scale + j * out->ld, ir_sub(s, ir_const(32)));
     }
 }
 /* 2^(e - 128), as a product of two powers, so that neither leaves the range: exponents e / 2 and e - e / 2, four at a time. */
@@ -96,9 +90,8 @@ ALWAYS_INLINE void q_scales(const int F, const unsigned char *h, int half, const
         }
     } else if (scales == LW_SCALES_K6) q_scales_k6(h, half, out);
     else if (scales == LW_SCALES_K8 || scales == LW_SCALES_K8F) {
-        vreg d = scales == LW_SCALES_K8 ? vr_f16(q_word(h, half, 256)) : vr_load((const float *)q_line(h, half, 4));
-        V_UNROLL for (int j = 0; j < 16; j++)
-            vr_store(out->scale + j * out->ld, vr_mul(d, q_sbyte(ir_load(q_line(h, half, j / 4)), j % 4)));
+        vr_store(out->d, scales == LW_SCALES_K8 ? vr_f16(q_word(h, half, 256)) : vr_load((const float *)q_line(h, half, 4)));
+        V_UNROLL for (int j = 0; j < 16; j++) ir_store(out->scale + j * out->ld, q_sbyte(ir_load(q_line(h, half, j / 4)), j % 4));
     } else if (scales == LW_SCALES_K3) q_scales_k3(h, half, out);
     else if (scales == LW_SCALES_K2) q_scales_k2(h, half, out);
     else if (scales == LW_SCALES_XS) q_scales_xs(h, half, out);

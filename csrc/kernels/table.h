@@ -29,7 +29,7 @@ void LW_QUANT_FROM(quantize)(int form, int rows, int64_t k, const float *a, ptrd
 #include "gemm_quant.h"
 #include "quant_expand.h"
 #include "quantize.h"
-QUANT_EXPANSION(expand_quant, 0)
+QUANT_EXPANSION(expand_quant, q_expand_plain)
 #endif
 #include "glu.h"
 #include "finish.h"
@@ -53,7 +53,7 @@ QUANT_EXPANSION(expand_quant, 0)
 #ifdef LW_HAS_AMX
 #include "gemm_amx.h"
 #include "quant_amx.h"
-#include "gemm_quant_amx.h"
+#include "gemm_whole_amx.h"
 #undef TABLE_PEAK_BF16
 #define TABLE_PEAK_BF16 amx_peak_bf16
 #define TABLE_PEAK_INT8 amx_peak_int8

@@ -176,6 +176,10 @@ ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
 #endif
     return acc;
 }
+ALWAYS_INLINE ireg ir_madd32(ireg acc, ireg a, ireg b) {    /* acc + a * b */
+    __asm__("vpmulld %2, %1, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "+x"(a) : "x"(b));
+    return acc;
+}
 ALWAYS_INLINE ireg ir_const(uint32_t x) { return _mm256_set1_epi32((int)x); }
 ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return _mm256_and_si256(a, b); }
 ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return _mm256_or_si256(a, b); }

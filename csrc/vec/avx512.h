@@ -139,6 +139,8 @@ ALWAYS_INLINE ireg ir_and(ireg a, ireg b) { return _mm512_and_si512(a, b); }
 ALWAYS_INLINE ireg ir_or(ireg a, ireg b) { return _mm512_or_si512(a, b); }
 ALWAYS_INLINE ireg ir_add16(ireg a, ireg b) { return _mm512_add_epi16(a, b); }
 ALWAYS_INLINE ireg ir_sub(ireg a, ireg b) { return _mm512_sub_epi32(a, b); }
+ALWAYS_INLINE ireg ir_sub16(ireg a, ireg b) { return _mm512_sub_epi16(a, b); }
+ALWAYS_INLINE ireg ir_mul16(ireg a, ireg b) { return _mm512_mullo_epi16(a, b); }
 ALWAYS_INLINE ireg ir_sll(ireg a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
 ALWAYS_INLINE ireg ir_srl(ireg a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
 ALWAYS_INLINE ireg ir_sra(ireg a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }
@@ -167,6 +169,15 @@ ALWAYS_INLINE ireg ir_dot2(ireg acc, ireg a, ireg b) {
 #else
     ireg product;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "=&v"(product) : "v"(a), "v"(b));
+    return acc;
+#endif
+}
+/* acc + a * b; as one too. */
+ALWAYS_INLINE ireg ir_madd32(ireg acc, ireg a, ireg b) {
+#ifdef LW_EMULATE
+    return _mm512_add_epi32(acc, _mm512_mullo_epi32(a, b));
+#else
+    __asm__("vpmulld %2, %1, %1\n\tvpaddd %1, %0, %0" : "+v"(acc), "+v"(a) : "v"(b));
     return acc;
 #endif
 }

@@ -173,7 +173,7 @@ ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return v_mul(a, b); }
 /* The same register as 32-bit integers. ir_low, ir_high: bytes 0 and 2, or 1 and 3, of each lane as 16 bits (ir_slow,
  * ir_shigh: with their sign).
  * Tables with LW_HAS_VNNI have ir_dot4: acc + four products of unsigned bytes u and signed bytes s, wrapping; the others
- * ir_dot2: acc + two products of signed 16-bit values. */
+ * ir_dot2: acc + two products of signed 16-bit values. ir_madd32: acc + a * b of 32 bits. */
 typedef i32x16 ireg;
 ALWAYS_INLINE ireg ir_load(const void *p) { return vi_load(p); }
 ALWAYS_INLINE void ir_store(void *p, ireg a) { vi_store(p, a); }
@@ -183,6 +183,10 @@ ALWAYS_INLINE ireg ir_set1(const void *p) { uint32_t x; memcpy(&x, p, sizeof x);
 ALWAYS_INLINE ireg ir_low(ireg a) { return vi_and(a, vi_set1(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_high(ireg a) { return vi_and(vi_srl(a, 8), vi_set1(0x00ff00ff)); }
 ALWAYS_INLINE ireg ir_add(ireg a, ireg b) { return vi_add(a, b); }
+ALWAYS_INLINE ireg ir_madd32(ireg acc, ireg a, ireg b) {
+    V_LANES acc.i[i] += a.i[i] * b.i[i];
+    return acc;
+}
 ALWAYS_INLINE ireg ir_xor(ireg a, ireg b) { return vi_xor(a, b); }
 ALWAYS_INLINE ireg ir_slow(ireg a) {
     V_LANES a.i[i] = (uint16_t)(int8_t)a.i[i] | (uint32_t)(uint16_t)(int8_t)(a.i[i] >> 16) << 16;

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import oracle
@@ -152,7 +152,7 @@ def check_product(table: str, name: str, m: int, n: int, depth: int, kind: str =
     with k.isa(table):
         packed = k.pack_blocks(raw, name)
         got = k.gemm(a, packed)
-        assert q.nmse(got, wanted) <= 1e-11
+        assert q.nmse(got, wanted) <= 1e-11 or (np.abs(got - wanted) <= q.rounding(a, q.values(name, raw), name)).all()
         late = k.gemm(a, packed, bias=bias, residual=residual)
         oracle.assert_same_bits(late, got + bias + residual, "bias, then residual")
 
@@ -193,6 +193,7 @@ def test_product(table: str, name: str) -> None:
 @pytest.mark.parametrize("name", q.NAMES)
 @settings(max_examples=15)
 @given(m=s.rows(), n=st.integers(1, 50), blocks=st.integers(1, 5), kind=s.kinds(), seed=s.seeds())
+@example(m=2, n=1, blocks=5, kind="equal", seed=12904)  # iq3_xxs_w: a sum of 5.6 from terms of 20000
 def test_product_drawn(name: str, m: int, n: int, blocks: int, kind: str, seed: int) -> None:
     depth = blocks * q.KINDS[name].block
     if kind != "tiny":  # products of subnormals lose digits by right
@@ -205,23 +206,26 @@ def test_integer_sums_are_exact(table: str, name: str) -> None:
         check_exact(table, name, m, depth, extreme)
 
 
-@pytest.mark.parametrize("name", ["q2_k", "q3_k"])
+@pytest.mark.parametrize("name", [name for name in q.NAMES if name not in q.SMALL])
 def test_sub_scales_are_part_of_one_integer(table: str, name: str) -> None:
-    """d is rounded once and the activations' scale once, whatever the sub-scales; the largest sums too."""
-    raw, a, (d, *dmin) = q.blocks(name, 40, 256, 3), s.normal(4, (98, 256)), q.SCALES[name]
-    raw[:8, :d] = np.array([0, 255, 0, 255, 0x0F, 0xF0, 0xAA, 0x55], np.uint8)[:, None]
+    """Rounded once, times d once, times the activations' scale once, whatever the sub-scales; the largest sums too."""
+    raw, a, (d, *dmin) = q.blocks(name, 40, 256, 3), s.normal(4, (98, 256)), q.SCALES[name] or [0]
+    size, kind = (4, "<f4") if name in LEVELS else (2, "<f2")
+    d_bytes = np.arange(d, d + size)
+    others = np.setdiff1d(np.arange(raw.shape[1]), [*d_bytes, *dmin, *(np.array(dmin, int) + 1)])
+    raw[:10, others] = np.array([0, 255, 0, 255, 0x0F, 0xF0, 0xAA, 0x55, 0x7F, 0x80], np.uint8)[:, None]
     a[::7], a[1::7] = 127, -127
     for at in dmin:
         raw[:, at : at + 2] = 0
     codes, scales = q.quantised(a, name)
     whole = raw.copy()
-    whole[:, d : d + 2] = np.array([0x3C00], "<u2").view(np.uint8)
+    whole[:, d_bytes] = np.ones(1, kind).view(np.uint8)
     sums = codes @ q.values(name, whole).astype(np.int64).T
-    assert 1 << 20 < np.abs(sums).max() < 1 << 24
-    wanted = sums.astype(np.float32) * raw[:, d : d + 2].copy().view("<f2").astype(np.float32)[:, 0]
+    assert 1 << 20 < np.abs(sums).max() < 1 << 31
+    wanted = sums.astype(np.float32) * raw[:, d_bytes].copy().view(kind).astype(np.float32)[:, 0]
     with k.isa(table):
         packed = k.pack_blocks(raw, name)
-        for rows in (1, 6, 98):
+        for rows in (1, 6, 40, 98):
             got = k.gemm(a[:rows], packed)
             np.testing.assert_array_equal(got, (wanted * scales[:, :1].astype(np.float32))[:rows])
 
