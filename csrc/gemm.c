@@ -91,7 +91,7 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
     int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / TASK_NS, 1));
     /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
-    int64_t stay = (int64_t)ctx->l2 * 2 / 5 / (most_rows(p) * lw_max(lines, 1) * 4);
+    int64_t stay = (int64_t)ctx->l2 / 10 * (p->matrix ? 5 : 4) / (most_rows(p) * lw_max(lines, 1) * 4);
     p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
     p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
     if (p->matrix && p->a.k_blocks > 1) {
