@@ -46,6 +46,7 @@ typedef struct lw_quant {
                                     well, and d comes once, at the end. Where they are small the expanded form has them
                                     multiplied into its codes, a block being all 256 */
     uint8_t spread;              /* the expanded form where bytes are not multiplied four at a time, if it is another */
+    uint8_t exact;               /* with `whole`: pieces whose integers add up below 2^24, so in float32 as well */
 } lw_quant;
 
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
@@ -60,10 +61,10 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_2},
     [LW_Q5_1 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 4, 512, 320, 32, 24, LW_X32F_FINE, 1},
     [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_FINE, 1},
-    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1},
+    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1, 0, 8},
     [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X256_0, 0, 1,
-                           LW_X16W_2},
-    [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8, 0, 1},
+                           LW_X16W_2, 8},
+    [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8, 0, 1, 0, 4},
     [LW_Q5_K - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_K6, LW_MIN_INT, 32, 0, 4, 256, 320, 256, 176, LW_X32I_2, 0, 1},
     [LW_Q6_K - LW_Q4_0] = {LW_CODE_NIBBLE_TWO, LW_SCALES_K8, LW_MIN_NONE, 16, 32, 2, 320, 384, 256, 210, LW_X16W_2, 0, 1},
     [LW_IQ4_NL - LW_Q4_0] = {LW_CODE_IQ4, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 256, 32, 18, LW_X32_0},
@@ -76,7 +77,7 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_X32_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 2, 512, 512, 0, 0, 0},
     [LW_X32_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 512, 512, 0, 0, 0},
     [LW_X32F_2] = {LW_CODE_LINE, LW_SCALES_F32M, LW_MIN_FLOAT, 32, 0, 2, 1024, 512, 0, 0, 0},
-    [LW_X32I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 8, 896, 512, 0, 0, 0, 0, 1},
+    [LW_X32I_8] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 8, 896, 512, 0, 0, 0, 0, 1, 0, 4},
     [LW_X32I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, 32, 0, 2, 896, 512, 0, 0, 0, 0, 1},
     [LW_X32W_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 0, 576, 512, 0, 0, 0, 0, 1},
     [LW_X256I_2] = {LW_CODE_LINE, LW_SCALES_F32I, LW_MIN_INT, LW_SUPER, 0, 2, 640, 512, 0, 0, 0, 0, 1},

@@ -6,7 +6,7 @@
  *     sum = fma(float(block sum), minimum of the block, sum)            with float minima
  *     acc = fma(sum, activation scale of the group, acc)
  * With `fine` every block is a group; with `whole` the superblock is one block, of sub-scale * (code - zero), with the scale d:
- * the blocks' integers times their sub-scales are added up as integers.
+ * the blocks' integers times their sub-scales are added up as integers, or in float32 where that is exact and no slower.
  * Sums of a block and of a group stay in registers, acc goes through the stack once per group. A body is made for a
  * format, R rows and Q registers of 16 / V_REGS outputs; a tile with more registers is worked off Q at a time.
  */
@@ -87,7 +87,8 @@ ALWAYS_INLINE void q_zero(const int F, const int R, const int Q, const q_at *at,
         V_UNROLL for (int q = 0; q < Q; q++) dot[r * Q + q] = lw_quants[F].zero ? ir_set1(at->terms + 4 * (s * R + r)) : ir_zero();
 }
 
-/* One piece: 32 k, one or two blocks. b: the first block's index in the superblock. With `whole` the sums are `total`. */
+/* One piece: 32 k, one or two blocks. b: the first block's index in the superblock. With `whole` the sums are `total`, or `sum` where
+ * those are exact. */
 ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at, int b, vreg *sum, ireg *total) {
     const int parts = LW_PIECE / lw_quants[F].block;
     V_UNROLL for (int s = 0; s < parts; s++) {
@@ -97,7 +98,13 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
         if (lw_quants[F].whole) {
             ireg sub[4];
             V_UNROLL for (int q = 0; q < Q; q++) sub[q] = q_sub_scale(F, at, q, b + s);
-            V_UNROLL for (int i = 0; i < R * Q; i++) total[i] = ir_madd32(total[i], dot[i], sub[i % Q]);
+            if (lw_quants[F].exact) {
+                vreg by[4];
+                V_UNROLL for (int q = 0; q < Q; q++) by[q] = ir_float(sub[q]);
+                V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(ir_float(dot[i]), by[i % Q], sum[i]);
+            } else {
+                V_UNROLL for (int i = 0; i < R * Q; i++) total[i] = ir_madd32(total[i], dot[i], sub[i % Q]);
+            }
             continue;
         }
         vreg scale[4], min[4];
@@ -150,9 +157,8 @@ ALWAYS_INLINE void q_begin(const int F, const int R, const int Q, const q_at *at
     V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), vr_bits(d[i % Q]));
 }
 
-/* The sums of a superblock that is one block, from the sum of integers. */
-ALWAYS_INLINE void q_whole(const int F, const int R, const int Q, q_at *at, const float *d, const float *dmin, const ireg *dot,
-                           vreg *sum) {
+/* The sums of a superblock that is one block, from those of its integers. */
+ALWAYS_INLINE void q_whole(const int F, const int R, const int Q, q_at *at, const float *d, const float *dmin, vreg *sum) {
     const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]);
     vreg begin[QUANT_MOST], by[4];
     if (R > 1) {                                         /* or they wait in registers from the header on */
@@ -163,7 +169,7 @@ ALWAYS_INLINE void q_whole(const int F, const int R, const int Q, q_at *at, cons
     q_begin(F, R, Q, at, dmin, begin);
     V_UNROLL for (int q = 0; q < Q; q++)
         by[q] = vr_load(!expanded ? d + q * QL : (const float *)(at->head[q] + 64 * lines));
-    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(ir_float(dot[i]), by[i % Q], begin[i]);
+    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(sum[i], by[i % Q], begin[i]);
 }
 
 /* The sums of a group times the scales of the activations, plus those before -> after, rows `step` apart. */
@@ -191,7 +197,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
     const int fetch = !expanded && t->ahead, near = t->near ? t->near - t->ahead : 0;
     const int head0 = fetch ? q_share(t, f->header, t->share) : 0, head1 = fetch ? q_share(t, f->header, t->share + 1) : 0;
     const int piece0 = fetch ? q_share(t, f->piece, t->share) : 0, piece1 = fetch ? q_share(t, f->piece, t->share + 1) : 0;
-    ALIGN(64) float scale[16 * 4 * QL], min[16 * 4 * QL], dmin[4 * QL], d[4 * QL], acc[QUANT_MOST * QL];
+    ALIGN(64) float scale[16 * 4 * QL], min[16 * 4 * QL], dmin[4 * QL], d[4 * QL], acc[QUANT_MOST * QL], waiting[QUANT_MOST * QL];
     const float *before = q_zeros;
     q_at at = {.scale = scale, .min = min, .ld = Q * QL};
     const unsigned char *head[4];
@@ -222,9 +228,14 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         at.codes = at.terms + 4 * R * terms;
         ireg dot[QUANT_MOST];
         if (folded) q_zero(F, R, Q, &at, 0, dot);
-        else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero();
+        else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero(), sum[i] = vr_zero();
         else if (!f->fine) q_begin(F, R, Q, &at, dmin, sum);
         for (int j = 0; j < pieces; j++) {
+            if (f->exact && j == f->exact) {             /* the first half of the superblock waits in memory */
+                float *to = waiting;
+                V_OPAQUE(to);
+                V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(to + i * QL, sum[i]), sum[i] = vr_zero();
+            }
             LW_PRAGMA(GCC unroll 1)                      /* unrolled, it costs GCC the registers of the sums */
             for (int i = piece0; i < piece1; i += 64) {
                 V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i, 0, 2);
@@ -240,7 +251,13 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         const char *scales = a;
         a = at.codes;
         if (f->fine) continue;
-        if (f->whole) q_whole(F, R, Q, &at, d, dmin, dot, sum);
+        if (f->whole && !f->exact) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = ir_float(dot[i]);
+        if (f->exact && f->exact < LW_SUPER / LW_PIECE) {
+            const float *from = waiting;
+            V_OPAQUE(from);
+            V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_add(sum[i], vr_load(from + i * QL));
+        }
+        if (f->whole) q_whole(F, R, Q, &at, d, dmin, sum);
         const int64_t more = t->k - k - group;
         q_add(R, Q, scales, sum, before, more > 0 ? acc : out, more > 0 ? Q * QL : ld);
         before = acc;
@@ -301,10 +318,10 @@ typedef void quant_fn(const lw_quant_tile *t);
     QUANT_DIRECT_TILES(X, 12) QUANT_DIRECT_TILES(X, 13) QUANT_DIRECT_TILES(X, 14) QUANT_DIRECT_TILES(X, 15)
 #ifdef LW_HAS_DOT4
 #define QUANT_EXPANDED(X)                                                                                 \
-    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23)        \
-    QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 27) QUANT_TILES(X, 28)
+    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20) QUANT_TILES(X, 21) QUANT_TILES(X, 22)        \
+    QUANT_TILES(X, 23) QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 27) QUANT_TILES(X, 28)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, LW_X32_0, LW_X32_0, LW_X32_0,
-                                              LW_X32F_2, LW_X32I_2, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_2, LW_X32_FINE,
+                                              LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_2, LW_X32_FINE,
                                               LW_X256_0, LW_X16W_2, LW_X32F_FINE};
 #else
 #define QUANT_EXPANDED(X)                                                                                 \
