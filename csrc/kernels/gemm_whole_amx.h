@@ -3,8 +3,8 @@
  * Codes times sub-scales are integers of up to 15 bits. As two tiles, of high and of low bytes, they are multiplied over all 256 k of a
  * superblock, where codes alone would give sums for each block that vectors had to scale: of K formats that was two thirds of the time.
  *
- * Tiles and vectors work at the same time: while a panel's superblock is multiplied with two units of rows, the sums of the step before
- * are put together, scaled and added up. Steps go from units to panels to superblocks, so that both operands stay in L1. */
+ * A step multiplies a panel's superblock with two units of rows. Between its products the sums of the step before are put together, scaled
+ * and added up. Steps go from units to panels to superblocks, so that both operands stay in L1. */
 #ifndef LW_KERNELS_GEMM_WHOLE_AMX_H
 #define LW_KERNELS_GEMM_WHOLE_AMX_H
 #include "gemm_quant_amx.h"
@@ -60,12 +60,15 @@ ALWAYS_INLINE void amxw_place(const lw_quant_matrix *t, const amxw_at *at, int h
     const int column = at->panel * LW_LANES, row = unit * LW_MATRIX_UNIT;
     const int plain = t->columns - column >= LW_LANES && t->rows - row >= LW_MATRIX_UNIT && !t->bias && !t->residual;
     float *held = t->sums + (at->panel * (LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT) + unit) * AMXQ_SUMS;
-    *u = (amxw_unit){.panel = at->panel, .unit = unit, .there = 1, .dots = dots + 2 * h * AMXQ_SUMS, .group = at->group + unit * bytes, .head = at->head + at->panel * t->ldb,
+    *u = (amxw_unit){.panel = at->panel, .unit = unit, .there = 1, .dots = dots + 2 * h * AMXQ_SUMS,
+                     .group = at->group + unit * bytes, .head = at->head + at->panel * t->ldb,
                      .before = first ? zeros : held, .before_ld = first ? 0 : LW_LANES,
                      .after = last && plain ? t->c + row * t->ldc + column : held, .after_ld = last && plain ? t->ldc : LW_LANES,
                      .aside = last && !plain};
 }
 
+/* The first of a step's products finds the sums of the step before in its register. They are stored just there, not all four before:
+ * a store that waits for its products keeps the loads behind it out. */
 #define AMXW_STEP(c, multiply)                                                \
     if (j == 0) {                                                              \
         if (i) tmm_store(c, from + c * AMXQ_SUMS, LW_LINE);                    \
@@ -76,9 +79,9 @@ ALWAYS_INLINE void amxw_body(const int pairs, const lw_quant_matrix *t) {
     const int header = LW_LINE * (pairs ? 2 + pairs : 1), units = (int)lw_ceil_div(t->rows, LW_MATRIX_UNIT);
     const int64_t words = 4 * LW_MATRIX_UNIT * (1 + pairs), bytes = words + LW_MATRIX_UNIT * LW_SUPER;
     const int tile = LW_MATRIX_UNIT * LW_MATRIX_K;
-    ALIGN(64) int32_t ring[2][4 * AMXQ_SUMS + 8 * LW_LANES];
+    ALIGN(64) int32_t ring[2][4 * AMXQ_SUMS];
     amxw_at next = {.group = t->a, .head = t->b};
-    amxw_unit due[2] = {{0}, {0}}, later = {0};      /* of the step before the last, and of the last one, one unit; its other unit */
+    amxw_unit due[2] = {{0}, {0}}, later = {0};   /* the second unit of the step before the last and the first of the last; its second */
     amxq_open(LW_MATRIX_K, t->held);
     for (int i = 0, more = 1; more || due[0].there || due[1].there; i++) {
         const int two = next.unit + 1 < units;

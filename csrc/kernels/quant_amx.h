@@ -15,16 +15,18 @@ ALWAYS_INLINE void amx_expand_whole(const int F, int64_t k, const unsigned char 
         q_scales(F, from, 0, &out);
         const unsigned char *p = from + f->header;
         to += lw_matrix_header(f);
-        for (int j = 0; j < LW_SUPER / LW_PIECE; j++, p += f->piece, to += j % 2 ? 8 * LW_LINE : 24 * LW_LINE) {
+        for (int j = 0; j < LW_SUPER / LW_PIECE; j++, p += f->piece) {
+            unsigned char *const high = to + (j / 2 * 32 + j % 2 * 8) * LW_LINE, *const low = high + 16 * LW_LINE;
             V_UNROLL for (int i = 0; i < 8; i++) {
                 const ireg s = ir_load(scale + (LW_PIECE * j + 4 * i) / f->block * LW_LANES), codes = q_code(F, p, i);
                 const ireg sub = ir_or(ir_and(s, ir_const(0xffff)), ir_sll(s, 16));
                 const ireg even = ir_mul16(ir_sub16(ir_low(codes), zero), sub), odd = ir_mul16(ir_sub16(ir_high(codes), zero), sub);
-                ir_store(to + LW_LINE * i, ir_or(ir_high(even), ir_and(odd, ir_const(0xff00ff00))));
-                ir_store(to + LW_LINE * (16 + i), ir_or(ir_low(even), ir_sll(ir_low(odd), 8)));
+                ir_store(high + LW_LINE * i, ir_or(ir_high(even), ir_and(odd, ir_const(0xff00ff00))));
+                ir_store(low + LW_LINE * i, ir_or(ir_low(even), ir_sll(ir_low(odd), 8)));
             }
         }
         from += f->header + LW_SUPER / LW_PIECE * f->piece;
+        to += 2 * LW_SUPER * LW_LANES;
     }
 }
 ALWAYS_INLINE void amx_expand_one(const int F, int64_t k, const unsigned char *from, unsigned char *to) {
@@ -34,8 +36,8 @@ ALWAYS_INLINE void amx_expand_one(const int F, int64_t k, const unsigned char *f
 QUANT_EXPANSION(amx_expand, amx_expand_one)
 
 /* A group of n values of one unit. block: k whose codes lie together; term: k whose sum is one of the terms. */
-ALWAYS_INLINE void amxq_quantize(const lw_quant *f, const int block, const int term, const int minima, int n, int rows, const float *a, ptrdiff_t lda,
-                                 char *to) {
+ALWAYS_INLINE void amxq_quantize(const lw_quant *f, const int block, const int term, const int minima, int n, int rows,
+                                 const float *a, ptrdiff_t lda, char *to) {
     const int part = f->fine ? block : n;
     float *scale = (float *)(void *)to;
     uint32_t *terms = (uint32_t *)(void *)to + LW_MATRIX_UNIT * (n / part);
