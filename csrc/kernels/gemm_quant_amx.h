@@ -73,10 +73,21 @@ ALWAYS_INLINE void amxq_add(const int X, const int32_t *dots, const lw_quant_mat
     }
 }
 
+/* Where the sums of a unit and a panel are kept, and whether they go to c as they are. */
+ALWAYS_INLINE float *amxq_held(const lw_quant_matrix *t, int panel, int unit) {
+    return t->sums + (panel * (LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT) + unit) * AMXQ_SUMS;
+}
+ALWAYS_INLINE int amxq_as_is(const lw_quant_matrix *t, int panel, int unit) {
+    return t->columns - panel * LW_LANES >= LW_LANES && t->rows - unit * LW_MATRIX_UNIT >= LW_MATRIX_UNIT && !t->bias && !t->residual;
+}
+ALWAYS_INLINE float *amxq_out(const lw_quant_matrix *t, int panel, int unit) {
+    return t->c + unit * LW_MATRIX_UNIT * t->ldc + panel * LW_LANES;
+}
+
 /* A unit and a panel are finished: bias and residual, each rounded once, in this order. */
 static __attribute__((noinline)) void amxq_finish(const lw_quant_matrix *t, int panel, int unit, const float *sums) {
     const int column = panel * LW_LANES, row = unit * LW_MATRIX_UNIT, n = t->columns - column, rows = t->rows - row;
-    float *c = t->c + row * t->ldc + column;
+    float *c = amxq_out(t, panel, unit);
     for (int r = 0; r < lw_min(LW_MATRIX_UNIT, rows); r++) {
         const int some = (int)lw_min(LW_LANES, n);
         f32x16 v = v_load(sums + r * LW_LANES);
@@ -112,7 +123,7 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
         const int there = next.size - next.at, blocks = i < 0 ? 0 : at.size - at.at;
         const int in_group = at.at / block, b = (at.k & (LW_SUPER - 1)) / block + in_group;
         int32_t(*to)[AMXQ_SUMS] = ring[(i + 1) & 1], (*from)[AMXQ_SUMS] = ring[i & 1];
-        float *held = t->sums + (at.panel * (LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT) + at.unit) * AMXQ_SUMS;
+        float *held = amxq_held(t, at.panel, at.unit);
         const float *before = t->first && at.k == 0 ? NULL : held;
         if (blocks && at.at == 0) {
             const int goes_on = x->fine && before;
@@ -140,11 +151,10 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
                     sum[r] = vr_fma(sum[r], by, before ? vr_load(before + r * LW_LANES) : vr_zero());
                 }
             }
-            const int last = t->last && at.k + at.size >= t->k, column = at.panel * LW_LANES, row = at.unit * LW_MATRIX_UNIT;
-            const int plain = t->columns - column >= LW_LANES && t->rows - row >= LW_MATRIX_UNIT && !t->bias && !t->residual;
-            float *to = last && plain ? t->c + row * t->ldc + column : held;
+            const int last = t->last && at.k + at.size >= t->k, plain = amxq_as_is(t, at.panel, at.unit);
+            float *c = last && plain ? amxq_out(t, at.panel, at.unit) : held;
             const ptrdiff_t ld = last && plain ? t->ldc : LW_LANES;
-            V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) vr_store(to + r * ld, sum[r]);
+            V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) vr_store(c + r * ld, sum[r]);
             if (last && !plain) amxq_finish(t, at.panel, at.unit, held);
         }
         more = i < 0 || next.codes != at.codes || next.lines != at.lines;

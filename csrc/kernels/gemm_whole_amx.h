@@ -57,13 +57,12 @@ typedef struct amxw_at {
 ALWAYS_INLINE void amxw_place(const lw_quant_matrix *t, const amxw_at *at, int h, int64_t bytes, const int32_t *dots, amxw_unit *u) {
     static const ALIGN(64) float zeros[LW_LANES];
     const int unit = at->unit + h, first = t->first && at->k == 0, last = t->last && at->k + LW_SUPER >= t->k;
-    const int column = at->panel * LW_LANES, row = unit * LW_MATRIX_UNIT;
-    const int plain = t->columns - column >= LW_LANES && t->rows - row >= LW_MATRIX_UNIT && !t->bias && !t->residual;
-    float *held = t->sums + (at->panel * (LW_MATRIX_QUANT_ROWS / LW_MATRIX_UNIT) + unit) * AMXQ_SUMS;
+    const int plain = amxq_as_is(t, at->panel, unit);
+    float *held = amxq_held(t, at->panel, unit);
     *u = (amxw_unit){.panel = at->panel, .unit = unit, .there = 1, .dots = dots + 2 * h * AMXQ_SUMS,
                      .group = at->group + unit * bytes, .head = at->head + at->panel * t->ldb,
                      .before = first ? zeros : held, .before_ld = first ? 0 : LW_LANES,
-                     .after = last && plain ? t->c + row * t->ldc + column : held, .after_ld = last && plain ? t->ldc : LW_LANES,
+                     .after = last && plain ? amxq_out(t, at->panel, unit) : held, .after_ld = last && plain ? t->ldc : LW_LANES,
                      .aside = last && !plain};
 }
 
