@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from lanewise.kernels.arrays import empty  # results on cache lines, for everybody
+
 Run = Callable[[], Any]
 At = Callable[[Any], Run]
 Make = Callable[[Any], At]
@@ -44,7 +46,7 @@ def lanewise(threads: int, isa: str | None) -> Library:
             weight = kernels.pack(w, dtype)  # type: ignore[arg-type]
 
             def at(a: Any) -> Run:
-                c = np.empty((len(a), len(w)), result)
+                c = empty((len(a), len(w)), result)
                 a = a.view(np.int8) if dtype == "int8" else a  # 7 bits, so the same values
                 return partial(kernels.gemm, a, weight, out=c, **options)
 
@@ -69,11 +71,11 @@ def numpy(threads: int, isa: str | None) -> Library:
     """Its BLAS has no packed weights: the weights as they lie in a model, and transposed beforehand."""
 
     def plain(w: Any) -> At:
-        return lambda a: partial(np.matmul, a, w.T, out=np.empty((len(a), len(w)), np.float32))
+        return lambda a: partial(np.matmul, a, w.T, out=empty((len(a), len(w)), np.float32))
 
     def transposed(w: Any) -> At:
         wt = np.ascontiguousarray(w.T)
-        return lambda a: partial(np.matmul, a, wt, out=np.empty((len(a), len(w)), np.float32))
+        return lambda a: partial(np.matmul, a, wt, out=empty((len(a), len(w)), np.float32))
 
     what = f"numpy {np.__version__}"
     try:
@@ -94,7 +96,7 @@ def blis(threads: int, isa: str | None) -> Library:
 
     def plain(w: Any) -> At:
         gemm = partial(blis_py.gemm, trans2=True, beta=0.0)
-        return lambda a: partial(gemm, a, w, out=np.empty((len(a), len(w)), np.float32))
+        return lambda a: partial(gemm, a, w, out=empty((len(a), len(w)), np.float32))
 
     return f"blis {__version__}", {("f32", "blis"): plain}
 
@@ -135,7 +137,7 @@ class Mkl:
         n, k = w.shape
 
         def at(a: Any) -> Run:
-            c, one, zero = np.empty((len(a), n), np.float32), ctypes.c_float(1), ctypes.c_float(0)
+            c, one, zero = empty((len(a), n), np.float32), ctypes.c_float(1), ctypes.c_float(0)
             left = (101, 111, 112, len(a), n, k, one, self.at(a), k, self.at(w), k, zero, self.at(c), n)
             return lambda: (self.lib.cblas_sgemm(*left), c, a)[1]
 
@@ -145,7 +147,7 @@ class Mkl:
         n, k = w.shape
 
         def at(a: Any) -> Run:
-            c, one, zero = np.empty((len(a), n), np.float32), ctypes.c_float(1), ctypes.c_float(0)
+            c, one, zero = empty((len(a), n), np.float32), ctypes.c_float(1), ctypes.c_float(0)
             b = self.packed("cblas_sgemm", w, len(a), (one,))
             left = (101, 111, 151, len(a), n, k, self.at(a), k, self.at(b), n, zero, self.at(c), n)
             return lambda: (self.lib.cblas_sgemm_compute(*left), c, a, b)[1]
@@ -157,7 +159,7 @@ class Mkl:
         wb = bits(w)
 
         def at(a: Any) -> Run:
-            ab, c = bits(a), np.empty((len(a), n), np.float32)
+            ab, c = bits(a), empty((len(a), n), np.float32)
             one, zero = ctypes.c_float(1), ctypes.c_float(0)
             b = self.packed("cblas_gemm_bf16bf16f32", wb, len(a), ())
             left = (101, 111, 151, len(a), n, k, one, self.at(ab), k, self.at(b), n, zero, self.at(c), n)
@@ -169,7 +171,7 @@ class Mkl:
         n, k = w.shape
 
         def at(a: Any) -> Run:
-            c, offset = np.empty((len(a), n), np.int32), np.zeros(1, np.int32)
+            c, offset = empty((len(a), n), np.int32), np.zeros(1, np.int32)
             one, zero, none = ctypes.c_float(1), ctypes.c_float(0), ctypes.c_int8(0)
             b = self.packed("cblas_gemm_s8u8s32", w, len(a), ())
             left = (101, 111, 151, 173, len(a), n, k, one, self.at(a), k, none, self.at(b), n, none, zero)
@@ -271,7 +273,7 @@ def onnxruntime(threads: int, isa: str | None) -> Library:
             held = session(node, w, source, result, constants, domain)
 
             def at(a: Any) -> Run:
-                a, c = np.ascontiguousarray(a, source), np.empty((len(a), len(w)), result)
+                a, c = np.ascontiguousarray(a, source), empty((len(a), len(w)), result)
                 bound = held.io_binding()
                 bound.bind_cpu_input("a", a)
                 bound.bind_output("c", "cpu", 0, result, c.shape, c.ctypes.data)

@@ -71,7 +71,7 @@ static void plan_k(plan *p, const lw_ctx *ctx) {
         p->a.k_blocks = lw_ceil_div(w->k, p->a.kc);
         return;
     }
-    int64_t most = (int64_t)ctx->l2 / 2 / (p->step * LW_LINE) * per_unit;
+    int64_t most = (int64_t)ctx->l2 / (p->amd ? 2 : 8) / (p->step * LW_LINE) * per_unit;
     if (high * p->step < WIDE_TILE) most = (int64_t)ctx->l1d / (p->step * LW_LINE / per_line + high * 4 / per_unit);
     /* Of few groups the lines of the next step are all there as well, and each of them counts. */
     else if (p->a.groups < BLOCK_GROUPS) most = (int64_t)ctx->l2 * 7 / 8 / (2 * p->step * LW_LINE / per_line + p->a.rows * 4 / per_unit);
@@ -91,7 +91,7 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->a.rows * w->k * LW_LANES / 8) / 10 * w->panels;
     int64_t wanted = lw_min((p->a.groups == 1 || p->g->plain ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads, lw_max(cost / TASK_NS, 1));
     /* Blocks of rows that stay in L2 while a share of the panels passes; with many threads and few panels, more of them. */
-    int64_t stay = (int64_t)ctx->l2 / 10 * (p->matrix ? 5 : 4) / (most_rows(p) * lw_max(lines, 1) * 4);
+    int64_t stay = (int64_t)ctx->l2 / 10 * (p->matrix ? 5 : p->amd ? 4 : 6) / (most_rows(p) * lw_max(lines, 1) * 4);
     p->blocks = p->g->plain ? 1 : lw_ceil_div(p->a.groups, lw_max(stay, BLOCK_GROUPS));
     p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
     if (p->matrix && p->a.k_blocks > 1) {

@@ -18,6 +18,7 @@ from .engine.request import Request
 from .engine.sampler import log_sum_exp
 from .engine.scheduler import Engine, Progress, Scheduler
 from .errors import ContextError, LanewiseError
+from .kernels.arrays import empty
 from .model.spec import STEP_ROWS
 from .results import Chunk, Result, Score
 from .sequence import Sequence, check_ids
@@ -197,7 +198,7 @@ class LLM:
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """float32[n, vocabulary]: row i is about the token after token i."""
         ids = self._encode(prompt)
-        out = np.empty((ids.size, self._model.vocabulary), np.float32)
+        out = empty((ids.size, self._model.vocabulary))
         for start, rows in self._all_logits(ids, STEP_ROWS):
             out[start : start + len(rows)] = rows
         return out
@@ -367,7 +368,7 @@ class LLM:
         """(first row, float32[rows, vocabulary]) pieces of the logits of all ids; the array is used again."""
         self._check_context(ids.size)
         table = self._table()
-        out = np.empty((min(step, ids.size), self._model.vocabulary), np.float32)
+        out = empty((min(step, ids.size), self._model.vocabulary))
         try:
             for start in range(0, ids.size, step):
                 chunk = ids[start : start + step]

@@ -332,6 +332,15 @@ def test_errors_name_the_argument(error: type[Exception], name: str, call: Any) 
         call()
 
 
+@pytest.mark.parametrize("bias", [None, np.zeros(300, np.float32)])
+def test_large_results_begin_on_a_cache_line(bias: Any) -> None:
+    a, w = s.normal(0, (200, 33)), s.normal(1, (300, 33))
+    small, large = k.gemm(a[:2], k.pack(w), bias=bias), k.gemm(a, k.pack(w), bias=bias)
+    assert large.ctypes.data % 64 == 0
+    assert (large.shape, large.dtype, large.flags.c_contiguous) == ((200, 300), np.float32, True)
+    oracle.assert_same_bits(large[:2], small, "however a result lies")
+
+
 def test_unaligned_memory() -> None:
     a = np.frombuffer(b"x" + s.normal(1, (3, 4)).tobytes(), np.float32, 12, 1).reshape(3, 4)
     oracle.assert_same_bits(k.gemm(a, B + 1), k.gemm(a.copy(), B + 1))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LanewiseError
+from ..kernels.arrays import empty
 from ..model.spec import STEP_ROWS
 from ..results import Chunk
 from .batch import Work, build
@@ -234,5 +235,5 @@ class Scheduler:
 
     def _out(self, rows: int) -> Floats:
         if rows > self._buffer.shape[0]:
-            self._buffer = np.empty((rows, self.engine.model.vocabulary), np.float32)
+            self._buffer = empty((rows, self.engine.model.vocabulary))
         return self._buffer[:rows]

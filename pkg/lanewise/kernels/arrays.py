@@ -12,6 +12,21 @@ from numpy.typing import NDArray
 Float32: TypeAlias = NDArray[np.float32]
 FLOAT32 = np.dtype(np.float32)
 FLOATS = ("float32", "float16", "bfloat16")
+LINE = 64  # bytes of a line of the caches
+SMALL = 1 << 16  # bytes of a result below which nothing is gained
+
+
+def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+    """As np.empty, but a large array begins on a cache line, which np.empty's never does: results whose every vector
+    lies across two lines take a product up to 1.4 times as long."""
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    if size < SMALL:
+        return np.empty(shape, kind)
+    memory = np.empty(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    result: NDArray[Any] = memory[start : start + size].view(kind).reshape(shape)
+    return result
 
 
 def is_bfloat16(x: Any) -> bool:
@@ -93,7 +108,7 @@ def rows(x: NDArray[Any], inner: int = 1) -> NDArray[Any]:
 def target(name: str, out: Any, shape: tuple[int, ...], inner: int = 1, dtype: Any = np.float32) -> NDArray[Any]:
     """A new array, or the caller's after all checks."""
     if out is None:
-        return np.empty(shape, dtype)
+        return empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         got = out.dtype.name if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"{name}: a {np.dtype(dtype).name} array expected, got {got}")

@@ -14,6 +14,7 @@ from .arrays import (
     apart_or_same,
     array,
     as_rows,
+    empty,
     float32,
     is_bfloat16,
     require_shape,
@@ -50,14 +51,15 @@ def gemm(
     (modulo 2^32); with a_scale (one per row of a), or a b that has scales, float32: sum * b.scales * a_scale. A
     floating point a times int8 is rounded to int8 first, with one scale per row (its largest magnitude / 127).
 
-    The result is float32 or int32; out may also be bfloat16 (ml_dtypes; or uint16 for the bits).
+    The result is float32 or int32; out may also be bfloat16 (ml_dtypes; or uint16 for the bits). A large out is written
+    fastest where it begins at a multiple of 64 bytes, as new results do.
     """
     packed = type(b) is PackedMatrix
     if bias is residual is activation is a_scale is None and not (packed and b.gated):
         w, scales = (b._weight, b.scales) if packed else (b, None)
         shared = contexts.current()
         with shared.lock:  # all at once: a small product takes no longer than its checks
-            c = _native.multiply(shared.context, a, w, out, trans_b, exact, scales, np.empty)
+            c = _native.multiply(shared.context, a, w, out, trans_b, exact, scales, empty)
         if c is not None:
             return c
     if activation is not None and activation not in ACTIVATIONS:
@@ -139,7 +141,7 @@ def _bias(b: Any, bias: Any, n: int) -> NDArray[np.float32] | None:
 def _result(out: Any, shape: tuple[int, ...], scaled: bool) -> NDArray[Any]:
     """A new array, or the caller's after all checks."""
     if out is None:
-        return np.empty(shape, np.float32 if scaled else np.int32)
+        return empty(shape, np.float32 if scaled else np.int32)
     kinds = (np.dtype(np.float32), np.dtype(np.uint16)) if scaled else (np.dtype(np.int32),)
     if isinstance(out, np.ndarray) and scaled and (is_bfloat16(out) or out.dtype == np.uint16):
         target("out", out, shape, dtype=out.dtype)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
+from ..kernels.arrays import empty
 from ..tokenizer import Tokenizer
 from .compile import compile_program
 from .pack import Packer, Progress, plan_of
@@ -175,7 +176,7 @@ class Model:
         Raises ValueError (an index out of range), MemoryError, KeyboardInterrupt; the model stays usable.
         """
         if out is None:
-            out = np.empty((len(logit_rows), self.vocabulary), dtype=np.float32)
+            out = empty((len(logit_rows), self.vocabulary))
         with self._lock:
             cache = self._open()
             assert self._program is not None
