@@ -147,6 +147,8 @@ ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
     return c;
 #endif
 }
+/* *a in all lanes times b, + c. */
+ALWAYS_INLINE vreg vr_fma_each(const float *a, vreg b, vreg c) { return _mm256_fmadd_ps(_mm256_broadcast_ss(a), b, c); }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm256_add_ps(a, b); }
 ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return _mm256_mul_ps(a, b); }
 

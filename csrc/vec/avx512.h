@@ -117,6 +117,15 @@ ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) {
     return c;
 #endif
 }
+/* *a in all lanes times b, + c: one instruction, also where the compiler would keep *a for another. */
+ALWAYS_INLINE vreg vr_fma_each(const float *a, vreg b, vreg c) {
+#if defined(__clang__) || defined(LW_EMULATE)
+    return _mm512_fmadd_ps(_mm512_set1_ps(*a), b, c);
+#else
+    __asm__("vfmadd231ps %1%{1to16%}, %2, %0" : "+v"(c) : "m"(*a), "v"(b));
+    return c;
+#endif
+}
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return _mm512_add_ps(a, b); }
 ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return _mm512_mul_ps(a, b); }
 

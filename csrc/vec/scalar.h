@@ -167,6 +167,7 @@ ALWAYS_INLINE vreg vr_zero(void) { return v_set1(0.0f); }
 ALWAYS_INLINE vreg vr_set1(const float *p) { return v_set1(*p); }
 ALWAYS_INLINE vreg vr_fma(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
 ALWAYS_INLINE vreg vr_fma_tied(vreg a, vreg b, vreg c) { return v_fma(a, b, c); }
+ALWAYS_INLINE vreg vr_fma_each(const float *a, vreg b, vreg c) { return v_fma(v_set1(*a), b, c); }
 ALWAYS_INLINE vreg vr_add(vreg a, vreg b) { return v_add(a, b); }
 ALWAYS_INLINE vreg vr_mul(vreg a, vreg b) { return v_mul(a, b); }
 
