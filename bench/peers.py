@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lanewise.kernels.arrays import empty  # results on cache lines, for everybody
+from lanewise.memory import empty  # results on cache lines, for everybody
 
 Run = Callable[[], Any]
 At = Callable[[Any], Run]

@@ -165,7 +165,7 @@ def test_binding_sees_the_public_header_alone() -> None:
 # ---- Python: who imports whom ----
 
 ORDER = {  # room -> rank: a file imports its own rank or lower
-    0: "errors results progress template_limits",
+    0: "errors memory results progress template_limits",
     1: "model kernels tokenizer chat_template",
     2: "engine doctor",
     3: "llm sequence session",

@@ -18,7 +18,7 @@ from .engine.request import Request
 from .engine.sampler import log_sum_exp
 from .engine.scheduler import Engine, Progress, Scheduler
 from .errors import ContextError, LanewiseError
-from .kernels.arrays import empty
+from .memory import empty
 from .model.spec import STEP_ROWS
 from .results import Chunk, Result, Score
 from .sequence import Sequence, check_ids

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LanewiseError
-from ..kernels.arrays import empty
+from ..memory import empty
 from ..model.spec import STEP_ROWS
 from ..results import Chunk
 from .batch import Work, build

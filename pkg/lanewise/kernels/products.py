@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _native
+from ..memory import empty
 from . import contexts
 from .arrays import (
     apart,
     apart_or_same,
     array,
     as_rows,
-    empty,
     float32,
     is_bfloat16,
     require_shape,

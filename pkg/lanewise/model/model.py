@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ..kernels.arrays import empty
+from ..memory import empty
 from ..tokenizer import Tokenizer
 from .compile import compile_program
 from .pack import Packer, Progress, plan_of
