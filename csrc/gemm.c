@@ -22,7 +22,6 @@ typedef struct plan {
     int amd;
     int matrix;                  /* on tile registers: other tiles, and activations stay rows */
     int late;                    /* sums are formed aside and finished from there */
-    int64_t pace;                /* bytes of the next weights to fetch per line in use */
     const float *row_scale;      /* of this pass, or NULL */
     unsigned char *packed;       /* plain b: a panel step's lines, packed by the worker that needs them */
     size_t packed_bytes;         /* per worker */
@@ -47,7 +46,6 @@ enum {
     AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch */
     GUESSED_ROWS = 4,            /* two to so many rows of many panels need none on AMD */
     FAR_BYTES = 32 << 20,        /* so large weights come from memory, and those of a model */
-    WAITING_GROUPS = 4,          /* so few on tile registers: the first waits for its weights, in more the next ones are fetched meanwhile */
     PASS_ROWS = 64,              /* at least */
     MATRIX_INT8_ROWS = 8,        /* with fewer the byte dot product of vectors wastes less */
     MATRIX_K_BYTES = 4096,       /* of bfloat16 in a block of k on tile registers at most */
@@ -104,8 +102,6 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
     }
     /* On tile registers one row group waits for its weights, and only the next finds them in L2. */
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->matrix ? lw_max(p->a.groups / 2, 1) : p->a.groups));
-    int64_t groups = lw_ceil_div(p->a.groups, p->blocks), used = lines * lw_ceil_div(p->step, most_panels(p, p->a.low));
-    p->pace = lw_ceil_div(p->step * lines * LW_LINE, groups * lw_max(used, 1));
 }
 
 static int needs_stage(const plan *p) {
@@ -206,7 +202,8 @@ static void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t pane
 
 static int far(const plan *p) { return p->w->borrowed || p->w->bytes >= FAR_BYTES; }
 
-/* All row groups of a task x one panel step x one k block. `next`: the lines that come after these. */
+/* All row groups of a task x one panel step x one k block. `next`: the lines that come after these, of which each group fetches its
+ * share. */
 static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const unsigned char *next) {
     const lw_gemm_args *g = p->g;
     const lw_weight *w = p->w;
@@ -215,10 +212,9 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
                  .lda = row_elements(p), .held = j->held};
-    const int few = j->group1 - j->group0 <= WAITING_GROUPS;
-    if (!p->matrix || (far(p) && !few)) t.pace = p->pace;
+    const int64_t groups = j->group1 - j->group0;
+    if (!p->g->plain) t.pace = lw_ceil_div(LW_LINE, groups);
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
-    const int64_t ahead = p->matrix && !last ? p->a.ld * 4 / lw_max(lw_ceil_div(j->panel1 - j->panel0, p->step), 1) : 0;
     const unsigned char *lines = p->g->plain ? j->packed : lines_at(p, panel, kb);
     if (p->g->plain) t.ldb = lw_ceil_div(t.k, per_line) * LW_LINE;
     int32_t sums[LW_MAX_STEP * LW_LANES];
@@ -235,10 +231,6 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     for (int64_t group = j->group0; group < j->group1; group++, row += t.rows) {
         t.rows = (int)(p->a.low + (group < p->a.higher));
         t.a = activations(p, row, kb);
-        t.ahead = p->matrix && far(p) && few && group == j->group0 ? AHEAD : 0;
-        /* Of the next block of k, each panel step fetches a share of the activations. */
-        const unsigned char *coming = ahead ? lw_staged(&p->a, kb + 1, row) + (panel - j->panel0) / p->step * ahead * t.rows : NULL;
-        for (int64_t i = 0; i < ahead * t.rows; i += LW_LINE) __builtin_prefetch(coming + i, 0, 2);
         if (p->a.start) t.start = p->a.start + row;
         if (direct && p->row_scale) t.row_scale = p->row_scale + row;
         float *c_row = c == aside ? c : c + (row - first_row) * t.ldc;
@@ -251,8 +243,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
             t.columns = p->late ? t.panels * LW_LANES : (int)lw_min(t.panels * LW_LANES, w->n - column);
             t.b = lines + (at - panel) * t.ldb;
             t.offsets = offsets ? offsets + (at - panel) * LW_LANES : NULL;
-            t.next = next;
-            next += t.pace * (t.k / per_line);
+            t.next = next + (at - panel) * t.ldb + (group - j->group0) * (t.k / per_line) / groups * LW_LINE;
             t.bias = direct && g->bias ? g->bias + column : NULL;
             t.residual = direct && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
             t.column_scale = direct && g->column_scale ? g->column_scale + column : NULL;
@@ -345,9 +336,12 @@ static int64_t share_of(int64_t panels, int64_t step, int64_t threads) {
 
 /* Panels worked on together: no more than all row groups take at once, and fewer where few rows and many threads would leave
  * threads waiting for another's last step. */
-static int step_of(const plan *p, int64_t threads) {
+static int step_of(const plan *p, const lw_ctx *ctx) {
+    const int64_t threads = lw_pool_threads(ctx->pool);
     const int unit = p->g->gated || p->matrix ? 2 : 1, most = most_panels(p, p->a.low + (p->a.higher > 0));
     int step = most + most % unit;
+    /* Of int8 on tile registers k is not cut: this step and the next take a quarter of L2 at most. */
+    if (p->matrix && p->a.kind == LW_STAGE_INT8 && 2 * step * p->w->panel_bytes > ctx->l2 / 4) step = unit;
     for (int s = step - unit; s > 0 && p->a.groups < BLOCK_GROUPS; s -= unit)
         if (5 * share_of(p->w->panels, s, threads) < 4 * share_of(p->w->panels, step, threads)) step = s;
     return step;
@@ -358,7 +352,7 @@ static lw_status run_pass(plan *p, lw_ctx *ctx) {
     p->a.groups = lw_ceil_div(p->a.rows, most_rows(p));
     p->a.low = p->a.rows / p->a.groups;
     p->a.higher = p->a.rows % p->a.groups;
-    p->step = step_of(p, lw_pool_threads(ctx->pool));
+    p->step = step_of(p, ctx);
     plan_k(p, ctx);
     plan_tasks(p, ctx);
     LW_TRY(plan_memory(p, ctx));

@@ -152,20 +152,27 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
     }
 }
 
-/* The same on tile registers, for the k values from k0 on. sums: [group][MATRIX_SUMS], what came before and what goes on. */
+static const unsigned char *lines_at(const plan *p, int64_t pair, int64_t k0)
+{
+    return p->g->w->lines + (size_t)(pair * PAIR) * p->g->w->panel_bytes + lw_quant_panel_bytes(&lw_quants[p->form], k0);
+}
+
+/* The same on tile registers, for the k values from k0 on. sums: [group][MATRIX_SUMS], what came before and what goes on.
+ * next: the weights after these, of which each group fetches its share; or NULL. */
 static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t group0, int64_t group1, unsigned char *buffer, float *sums,
-                            int *held)
+                            int *held, const unsigned char *next)
 {
     const lw_gemm_args *g = p->g;
     const lw_weight *w = g->w;
     const lw_quant *f = &lw_quants[p->form];
-    const int64_t superblock = f->header + LW_SUPER / LW_PIECE * f->piece, k = lw_min(p->kc, w->k - k0), column = pair * PAIR * LW_LANES;
-    const unsigned char *lines = w->lines + (size_t)(pair * PAIR) * w->panel_bytes + k0 / LW_SUPER * superblock;
+    const int64_t k = lw_min(p->kc, w->k - k0), column = pair * PAIR * LW_LANES;
+    const int64_t share = lw_ceil_div(lw_quant_panel_bytes(f, k), group1 - group0);
+    const unsigned char *lines = lines_at(p, pair, k0);
     ALIGN(64) float aside[LW_MATRIX_QUANT_ROWS * PAIR * LW_LANES];
     lw_quant_matrix t = {.b = buffer, .ldb = (ptrdiff_t)p->panel_bytes, .k = (int)k, .form = p->run_form, .ldc = g->ldc, .ldr = g->ldr,
                          .panels = (int)lw_min(PAIR, w->panels - pair * PAIR), .columns = (int)lw_min(PAIR * LW_LANES, w->n - column),
                          .group = lw_quant_group(w->k), .bias = g->bias ? g->bias + column : NULL, .first = k0 == 0,
-                         .last = k0 + k == w->k, .held = held};
+                         .last = k0 + k == w->k, .held = held, .ldn = (ptrdiff_t)w->panel_bytes};
     if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
     for (int i = 0; i < t.panels; i++)
         p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
@@ -174,6 +181,7 @@ static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t gro
         t.rows = (int)(group_row(p, group + 1) - row);
         t.a = p->staged + (size_t)(group_first(p, group) * LW_MATRIX_UNIT) * p->row_bytes + units * lw_matrix_bytes(f, k0, w->k);
         t.sums = sums;
+        if (next) t.next = next + (group - group0) * share, t.coming = share;
         if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
         t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
         if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
@@ -188,8 +196,12 @@ static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t grou
     int held = 0;
     for (int64_t first = pair0; first < pair1; first += MATRIX_PAIRS)
         for (int64_t k0 = 0; k0 < p->g->w->k; k0 += p->kc)
-            for (int64_t pair = first; pair < lw_min(first + MATRIX_PAIRS, pair1); pair++)
-                run_matrix_pair(p, pair, k0, group0, group1, buffer, waiting + (pair - first) * (group1 - group0) * MATRIX_SUMS, &held);
+            for (int64_t pair = first, end = lw_min(first + MATRIX_PAIRS, pair1); pair < end; pair++) {
+                const int more = pair + 1 < end, again = k0 + p->kc < p->g->w->k;
+                const unsigned char *next = more ? lines_at(p, pair + 1, k0) : again ? lines_at(p, first, k0 + p->kc)
+                                                 : end < pair1 ? lines_at(p, end, 0) : NULL;
+                run_matrix_pair(p, pair, k0, group0, group1, buffer, waiting + (pair - first) * (group1 - group0) * MATRIX_SUMS, &held, next);
+            }
     p->kernels->matrix_release();
 }
 

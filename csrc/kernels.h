@@ -21,7 +21,8 @@
  *   (in this order, each rounded once); residual may equal c only when accumulate is 0 - or pass residual on the last block.
  * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere). Not looked at by
  *   tile_f32, tile_bf16 and tile_dot if interleaved.
- * next, pace: interleaved only: for every line used what lies `pace` bytes on is fetched into L2, from `next` on (a hint).
+ * next, pace: interleaved only: for every line used of a panel what lies `pace` bytes on is fetched into L2, from `next` on and so for
+ *   each panel, ldb apart (hints). pace 0: nothing.
  * held: on tile registers only: the rows that they are configured for, 0 at first; the caller releases them. NULL: each call does.
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
 typedef struct lw_tile {
@@ -82,7 +83,8 @@ typedef struct lw_quant_tile {
 /* Tiles of a product of quantised weights on tile registers: 1 .. LW_MATRIX_QUANT_ROWS rows, one or two panels that matrix_expand
  * made, k values from `a` and `b` on, which begin a group. form: the expanded form.
  * sums: [panel][unit][16][16] floats, aligned to 64: what came of the k before these (unless first), and what is handed on to the k
- * behind them (unless last: then c is written, with bias, residual and columns as in lw_tile). group: values of k in a group. */
+ * behind them (unless last: then c is written, with bias, residual and columns as in lw_tile). group: values of k in a group.
+ * next, ldn, coming: meanwhile `coming` bytes of each panel from `next` on, ldn bytes apart, are fetched into L2 (hints). */
 typedef struct lw_quant_matrix {
     const void *a;
     const void *b;
@@ -94,6 +96,8 @@ typedef struct lw_quant_matrix {
     const float *residual;
     ptrdiff_t ldr;
     int form, rows, panels, columns, k, group, first, last;
+    const unsigned char *next;
+    ptrdiff_t ldn, coming;
     int *held;                   /* as in lw_tile */
 } lw_quant_matrix;
 

@@ -4,7 +4,7 @@
  * pair, so that each operand that is loaded is used twice. Activations are in tmm4 and 5, weights in 6 and 7. What
  * is left of k beyond whole blocks of 16 lines runs on a copy of its lines filled up with zeros: nothing behind a panel is read.
  *
- * Only what comes from memory is fetched ahead: requests of software occupy the buffers that tiles are loaded through.
+ * A line is asked for once and no more: requests of software occupy the buffers that tiles are loaded through.
  *
  * Registers are configured once for a task and number of rows (lw_tile.held) and released behind it: both take hundreds of cycles.
  * Bits: a block of 32 values of k is two chains (even, odd), added, added to the sum. Blocks begin at multiples of 32
@@ -73,6 +73,14 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
 #define AMX_STORE(i) if (AMX_USED(i)) tmm_store(i, AMX_SUMS(i), at->ldc);
 #define AMX_EACH(X) X(0) X(1) X(2) X(3)
 
+/* The first `bytes` of each panel. */
+ALWAYS_INLINE void amx_fetch(const int P, const char *line, ptrdiff_t ldb, ptrdiff_t bytes) {
+    V_UNROLL for (int p = 0; p < P; p++, line += ldb) {
+        V_OPAQUE(line);                                            /* or there would be a register for each panel */
+        for (ptrdiff_t i = 0; i < bytes; i += LW_LINE) __builtin_prefetch(line + i, 0, 2);
+    }
+}
+
 ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_at *at, int lines, int accumulate) {
     const char *a = at->a, *b = at->b, *next = at->next;
     const ptrdiff_t step = at->step, ldb = at->ldb;
@@ -83,10 +91,10 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
     }
     for (int n = lines / 16; n > 0; n--) {
         amx_block(kind, R, P, a, b, ldb);
-        const ptrdiff_t pace = at->pace, ahead = at->ahead;        /* read again: the registers do not last */
-        for (int i = 0; pace && i < 16; i++, next += pace) __builtin_prefetch(next, 0, 2);
-        for (int p = 0; ahead && p < P; p++)
-            for (int i = 0; i < AMX_BLOCK; i += LW_LINE) __builtin_prefetch(b + p * ldb + ahead + i, 0, 2);
+        const ptrdiff_t share = 16 * at->pace, ahead = at->ahead;  /* read again: the registers do not last */
+        if (share) amx_fetch(P, next, ldb, share);
+        if (ahead) amx_fetch(P, b + ahead, ldb, AMX_BLOCK);
+        next += share;
         a += step, b += AMX_BLOCK;
     }
     if (lines % 16) {
@@ -121,7 +129,7 @@ static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
     for (int p = 0; p < t->panels; p += step) {
         const amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p),
                            .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead,
-                           .next = t->next, .pace = p == 0 ? t->pace : 0};
+                           .next = t->pace ? (const char *)t->next + p * t->ldb : NULL, .pace = t->pace};
         amx_shapes[kind][R][lw_min(step, t->panels - p)](&at, lines, kind == AMX_DOT && t->accumulate);
     }
     if (!t->held) tmm_release();

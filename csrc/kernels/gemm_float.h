@@ -24,7 +24,7 @@ typedef struct tile_at {
     const float *a0, *a3, *a6, *a9;
     const char *b0, *b3;
     const char *next;
-    ptrdiff_t lda, ldb, ahead, pace, half;
+    ptrdiff_t lda, ldb, ahead, pace;
     int lace, stream;                                   /* constants of the body: a[k][row], only a0 is used; ahead is looked at */
 } tile_at;
 
@@ -106,10 +106,11 @@ ALWAYS_INLINE void tile_fetch(const int R, const int P, const tile_at *at) {
 ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
     if (at->lace && lines) {
         __builtin_prefetch(at->a0 + 128, 0, 3);   /* from L2, where a row block lies */
-        __builtin_prefetch(at->next, 0, 2);
-        if (R > 6) __builtin_prefetch(at->next + at->half, 0, 2);   /* few row groups: more than a line per line */
-        at->next += at->pace;
-        V_OPAQUE(at->next);
+        if (at->pace) {
+            V_UNROLL for (int p = 0; p < (P < 3 ? P : 3); p++) __builtin_prefetch(at->next + p * at->ldb, 0, 2);
+            at->next += at->pace;
+            V_OPAQUE(at->next);
+        }
     }
     if (lines && at->stream && at->ahead) tile_fetch(R, P, at);
     at->a0 += at->lace ? values * R : values, at->b0 += 64 * lines;
@@ -123,7 +124,7 @@ ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int value
 
 ALWAYS_INLINE void tile_point(const lw_tile *t, tile_at *at) {
     at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
-    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace, at->half = t->pace / 2;
+    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace;
     at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
     at->b3 = at->b0 + 3 * t->ldb;
 }

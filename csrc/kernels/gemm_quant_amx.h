@@ -108,10 +108,18 @@ static void amxq_open(int block, int *held) {
     tmm_configure(&config);
 }
 
+/* Of the next weights of a panel the lines that begin in `bytes` bytes. */
+ALWAYS_INLINE void amxq_fetch(const lw_quant_matrix *t, int panel, ptrdiff_t from, ptrdiff_t bytes) {
+    const unsigned char *next = t->next + panel * t->ldn + from;
+    for (ptrdiff_t i = -(uintptr_t)next & (LW_LINE - 1); i < bytes; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
+}
+
 ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
     const lw_quant *const x = &lw_quants[X];
     const int block = x->block, step = AMXQ_CHUNK * block, units = (int)lw_ceil_div(t->rows, LW_MATRIX_UNIT);
     ALIGN(64) int32_t ring[2][AMXQ_CHUNK][AMXQ_SUMS];
+    const ptrdiff_t pace = lw_ceil_div(t->coming, units * lw_ceil_div(t->k, step));
+    ptrdiff_t fetched[2] = {0};
     amxq_at next = {.size = (int)lw_min(t->group, t->k), .group = t->a, .head = t->b}, at;
     vreg sum[LW_MATRIX_UNIT];
     amxq_open(block, t->held);
@@ -125,6 +133,10 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
         int32_t(*to)[AMXQ_SUMS] = ring[(i + 1) & 1], (*from)[AMXQ_SUMS] = ring[i & 1];
         float *held = amxq_held(t, at.panel, at.unit);
         const float *before = t->first && at.k == 0 ? NULL : held;
+        if (blocks && pace) {
+            amxq_fetch(t, at.panel, fetched[at.panel], pace);
+            fetched[at.panel] += pace;
+        }
         if (blocks && at.at == 0) {
             const int goes_on = x->fine && before;
             V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) sum[r] = goes_on ? vr_load(before + r * LW_LANES) : vr_zero();

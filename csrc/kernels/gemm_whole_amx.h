@@ -78,6 +78,8 @@ ALWAYS_INLINE void amxw_body(const int pairs, const lw_quant_matrix *t) {
     const int header = LW_LINE * (pairs ? 2 + pairs : 1), units = (int)lw_ceil_div(t->rows, LW_MATRIX_UNIT);
     const int64_t words = 4 * LW_MATRIX_UNIT * (1 + pairs), bytes = words + LW_MATRIX_UNIT * LW_SUPER;
     const int tile = LW_MATRIX_UNIT * LW_MATRIX_K;
+    const ptrdiff_t pace = lw_ceil_div(t->coming, (units + 1) / 2 * lw_ceil_div(t->k, LW_SUPER) * (LW_SUPER / LW_MATRIX_K));
+    ptrdiff_t fetched[2] = {0};
     ALIGN(64) int32_t ring[2][4 * AMXQ_SUMS];
     amxw_at next = {.group = t->a, .head = t->b};
     amxw_unit due[2] = {{0}, {0}}, later = {0};   /* the second unit of the step before the last and the first of the last; its second */
@@ -102,6 +104,10 @@ ALWAYS_INLINE void amxw_body(const int pairs, const lw_quant_matrix *t) {
                 tmm_store(1, from + AMXQ_SUMS, LW_LINE);
                 tmm_store(2, from + 2 * AMXQ_SUMS, LW_LINE);
                 tmm_store(3, from + 3 * AMXQ_SUMS, LW_LINE);
+            }
+            if (more && pace) {
+                amxq_fetch(t, next.panel, fetched[next.panel], pace);
+                fetched[next.panel] += pace;
             }
             if (due[j / 2].there) amxw_add(pairs, &due[j / 2], j % 2 * 8);
         }
