@@ -105,7 +105,7 @@ static void plan_tasks(plan *p, const lw_ctx *ctx) {
 }
 
 static int needs_stage(const plan *p) {
-    if (p->a.kind != LW_STAGE_F32 || p->a.k_blocks > 1) return 1;
+    if (p->a.kind != LW_STAGE_F32 || p->a.type != LW_F32 || p->a.k_blocks > 1) return 1;
     if (p->a.groups > 1 && p->w->panels >= DIRECT_PANELS) return 1;
     /* Rows in one cache set push each other out once a tile has as many rows as the set has ways. */
     return p->a.rows >= 4 && p->g->lda * 4 % ALIAS == 0 && p->w->panels >= 8;
@@ -160,7 +160,7 @@ void lw_gemm_finish(const lw_kernels *kernels, const lw_gemm_args *g, const lw_s
     int64_t column = s->panel * LW_LANES, to = g->gated ? column / 2 : column;
     int64_t width = g->gated ? lw_min(s->panels / 2 * LW_LANES, g->gated - to) : lw_min(s->panels * LW_LANES, n - column);
     lw_finish f = {.sums = s->sums, .ld = s->ld, .integers = s->integers, .rows = s->rows, .columns = (int)width,
-                   .act = g->act, .gated = g->gated > 0, .type = g->c_type, .ldc = g->ldc, .ldr = g->ldr,
+                   .act = g->act, .gated = g->gated > 0, .type = g->c_type, .dot = g->c_dot, .ldc = g->ldc, .ldr = g->ldr,
                    .row_scale = s->row_scale};
     if (g->bias) f.bias = g->bias + column;
     if (g->column_scale) f.column_scale = g->column_scale + column;

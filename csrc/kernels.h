@@ -48,7 +48,7 @@ typedef struct lw_tile {
 /* What happens to the sums of a product behind the last k, in this order: times column_scale, times row_scale, + bias; act;
  * times the gate's partner; + residual; rounded to `type`. Vectors may be NULL; sums are whole lines.
  * gated: sums alternate 16 gate, 16 up (bias and column_scale too): act(gate) * up, half as many columns.
- * type LW_I32: the integers as they are. */
+ * type LW_I32: the integers as they are. dot: bfloat16 is made for tile_dot, subnormals may become zeros. */
 typedef struct lw_finish {
     const float *sums;           /* or int32 */
     ptrdiff_t ld;
@@ -60,6 +60,7 @@ typedef struct lw_finish {
     void *c;
     ptrdiff_t ldc;
     lw_type type;
+    int dot;
 } lw_finish;
 
 /* One tile of a product of quantised weights: c[rows][columns] = a . panels^T, activations as `quantize` made them.

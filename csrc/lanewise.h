@@ -101,8 +101,9 @@ lw_status lw_weight_checksum(lw_ctx *ctx, const lw_weight *w, uint64_t *out);
 typedef enum lw_act { LW_ACT_NONE = 0, LW_ACT_SILU, LW_ACT_GELU, LW_ACT_GELU_TANH, LW_ACT_RELU2, LW_ACT_TANH,
                       LW_ACT_EXP } lw_act;
 /* c[m][n] = act(a[m][k] . w[n][k]^T (* column_scale[n] * row_scale[m]) (+ bias[n])) (+ residual[m][n])
- * P32, P16: a float32. P8: a int8 or uint8, and c may be the int32 sums themselves (then nothing else is given); or a
- * float32, rounded here to int8 with one scale per row (largest magnitude / 127; no row_scale then). */
+ * P32, P16 and plain floats: a float32 or bfloat16. Quantised: a float32. P8: a int8 or uint8, and c may be the int32
+ * sums themselves (then nothing else is given); or a float32, rounded here to int8 with one scale per row (largest
+ * magnitude / 127; no row_scale then). */
 typedef struct lw_gemm_args {
     const void *a; lw_type a_type; int64_t lda;
     const lw_weight *w;
@@ -116,6 +117,7 @@ typedef struct lw_gemm_args {
     int64_t gated;                   /* > 0: w (its bias, scales) alternates 16 gate, 16 up rows: c[m][gated] = act(gate) * up */
     int64_t m;
     int exact;                       /* P16: 1 = widen to float32 even where a bf16 dot exists */
+    int c_dot;                       /* a bfloat16 c is read by a bf16 dot only: subnormals may become zeros */
 } lw_gemm_args;
 lw_status lw_gemm(lw_ctx *ctx, const lw_gemm_args *args);
 lw_status lw_rms_norm(lw_ctx *ctx, int64_t rows, int64_t n, const float *x, int64_t ldx, const float *w, float eps,
@@ -187,7 +189,8 @@ typedef enum lw_op_kind {
     LW_OP_ANGLES,      /* out = cos | sin of position * vec[i] times scale; `pairs` frequencies */
     LW_OP_NORM,        /* out = norm(in) over `groups` runs of `width` columns from `column`; vec, bias, eps, layer norm if `variant` */
     LW_OP_LINEAR,      /* out[column2..] = act(in . w^T (+ bias)) (+ residual slot `in2` if >= 0), act = variant; `width` > 0:
-                          so many outputs of gate and up, see lw_gemm_args; out = LW_LOGITS: the batch's logits */
+                          so many outputs of gate and up, see lw_gemm_args; out = LW_LOGITS: the batch's logits. in_dot, out_dot: the
+                          slot holds whole rows as the bfloat16 dot product would round them: bfloat16 on tables that have one */
     LW_OP_ROPE,        /* in place on `out`: `groups` heads of `width` from `column`; angles in slot `in2`; interleaved if `variant` */
     LW_OP_APPEND,      /* slot `in`: keys at `column`, values at `column2`; cache layer `layer` */
     LW_OP_ATTEND,      /* slot `in`: queries at `column`; out = attention; layer, attention */
@@ -198,7 +201,7 @@ enum { LW_NONE = -1, LW_LOGITS = -2 };
 
 typedef struct lw_op {
     int32_t kind, in, in2, out;      /* slots of the arena, LW_NONE if unused */
-    int32_t column, column2, width, groups, pairs, variant, layer, exact;
+    int32_t column, column2, width, groups, pairs, variant, layer, exact, in_dot, out_dot;
     float eps, scale;
     const lw_weight *w;
     const float *vec, *bias;         /* borrowed for the program's life; lengths padded to 16 */

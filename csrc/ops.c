@@ -86,11 +86,12 @@ static void last_rows(void *arg, int64_t first, int64_t last) {
 
 static lw_status linear(const lw_step *step, const lw_op *op) {
     const lw_program *p = step->program;
-    int logits = op->out == LW_LOGITS;
-    lw_gemm_args args = {.a = step->slot[op->in] + op->column, .lda = p->ld[op->in], .w = op->w, .bias = op->bias,
-                         .m = step->rows, .exact = op->exact, .act = (lw_act)op->variant, .gated = op->width};
+    int logits = op->out == LW_LOGITS, dot = p->ctx->kernels->tile_dot != NULL, from = dot && op->in_dot, to = dot && op->out_dot;
+    lw_gemm_args args = {.a = step->slot[op->in] + op->column, .lda = p->ld[op->in] << from, .w = op->w, .bias = op->bias,
+                         .m = step->rows, .exact = op->exact, .act = (lw_act)op->variant, .gated = op->width,
+                         .a_type = from ? LW_BF16 : LW_F32, .c_type = to ? LW_BF16 : LW_F32, .c_dot = to};
     args.c = logits ? step->batch->logits : step->slot[op->out] + op->column2;
-    args.ldc = logits ? step->batch->ld_logits : p->ld[op->out];
+    args.ldc = logits ? step->batch->ld_logits : p->ld[op->out] << to;
     if (op->in2 >= 0) args.residual = step->slot[op->in2], args.ldr = p->ld[op->in2];
     return lw_gemm_run(p->ctx, &args);
 }
@@ -150,6 +151,8 @@ static int fits(const lw_program *p, const lw_op *op) {
     case LW_OP_NORM: return op->width && holds(p, op->in, op->column + run) && holds(p, op->out, op->column + run);
     case LW_OP_LINEAR: {
         if (!op->w || (op->width && op->w->n != 2 * lw_round_up(op->width, LW_LANES))) return 0;
+        if (op->in_dot && (op->column || op->exact || op->w->format != LW_P16)) return 0;
+        if (op->out_dot && (op->column2 || op->out == LW_LOGITS || op->out == op->in2)) return 0;
         int64_t n = op->width ? op->width : op->w->n;
         return holds(p, op->in, op->column + op->w->k) && (op->in2 == LW_NONE || holds(p, op->in2, n)) &&
                (op->out == LW_LOGITS || holds(p, op->out, op->column2 + n)) && op->variant >= 0 && op->variant <= LW_ACT_EXP;

@@ -3,8 +3,9 @@
 
 /* The combinations that there are: see lanewise.h. */
 static int types_fit(const lw_gemm_args *g, int integers, int64_t n) {
-    int whole = g->c_type == LW_I32;
-    if (g->a_type != LW_F32 && !(integers && (g->a_type == LW_I8 || g->a_type == LW_U8))) return 0;
+    int whole = g->c_type == LW_I32, floats = !integers && (g->plain || g->w->format < LW_Q4_0);
+    int bytes = integers && (g->a_type == LW_I8 || g->a_type == LW_U8);
+    if (g->a_type != LW_F32 && !bytes && !(floats && g->a_type == LW_BF16)) return 0;
     if (g->c_type != LW_F32 && g->c_type != LW_BF16 && !whole) return 0;
     if (whole && (!integers || g->a_type == LW_F32 || g->bias || g->residual || g->act || g->gated || g->row_scale ||
                   g->column_scale))

@@ -46,10 +46,14 @@ static void to_int8(const float *x, int64_t n, float scale, int8_t *out) {
 static void convert(const lw_stage *s, int64_t row, int64_t k0, int64_t n, uint32_t *out) {
     if (s->kind != LW_STAGE_INT8) {
         const float *a = (const float *)s->a + row * s->lda + k0;
+        const uint16_t *bits = (const uint16_t *)s->a + row * s->lda + k0;
+        const int narrow = s->type == LW_BF16;
         if (s->kind == LW_STAGE_F32) {
-            memcpy(out, a, (size_t)n * 4);
+            if (!narrow) memcpy(out, a, (size_t)n * 4);
+            for (int64_t i = 0; narrow && i < n; i++) out[i] = (uint32_t)bits[i] << 16;
         } else {
-            s->kernels->to_dot((size_t)n, a, (uint16_t *)out);
+            if (narrow) memcpy(out, bits, (size_t)n * 2);
+            else s->kernels->to_dot((size_t)n, a, (uint16_t *)out);
             if (n & 1) ((uint16_t *)out)[n] = 0;
         }
         return;
@@ -67,7 +71,7 @@ static void convert(const lw_stage *s, int64_t row, int64_t k0, int64_t n, uint3
 /* The rows lie apart, and converting one piece takes less time than fetching it from memory: ask for pieces further on.
  * Piece i of a group: rows inside, `step` values of k outside. */
 static void fetch_piece(const lw_stage *s, int64_t first, int64_t rows, int64_t step, int64_t piece) {
-    int64_t size = s->type == LW_F32 ? 4 : 1, k0 = piece / rows * step;
+    int64_t size = (int64_t)lw_type_size(s->type), k0 = piece / rows * step;
     const char *from = (const char *)s->a + ((first + piece % rows) * s->lda + k0) * size;
     for (int64_t i = 0; i < lw_min(step, s->k - k0) * size; i += LW_LINE) __builtin_prefetch(from + i, 0, 2);
 }
@@ -85,7 +89,7 @@ static void stage_group(void *arg, int64_t group, int worker) {
     int64_t per_unit = s->kind == LW_STAGE_F32 ? 1 : s->kind == LW_STAGE_BF16 ? 2 : 4;
     int64_t step = s->kind == LW_STAGE_INT8 ? CHUNK * 4 / (s->kernels->quad / 4) : CHUNK * per_unit;
     ALIGN(64) uint32_t buffer[LW_MAX_ROWS][CHUNK + LW_LANES];
-    const int aside = s->lace || s->tiles;
+    const int aside = s->lace || s->tiles, straight = s->lace && s->kind == LW_STAGE_F32 && s->type == LW_F32;
     const uint32_t *row[LW_MAX_ROWS];
     for (int64_t r = 0; s->kind == LW_STAGE_INT8 && r < rows; r++) {
         s->start[first + r] = 0;
@@ -99,7 +103,7 @@ static void stage_group(void *arg, int64_t group, int worker) {
                 fetch_piece(s, first, rows, step, k0 / step * rows + r + AHEAD);
                 uint32_t *to = aside ? buffer[r] : (uint32_t *)lw_staged(s, kb, first + r) + at;
                 row[r] = to;
-                if (s->lace && s->kind == LW_STAGE_F32) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;
+                if (straight) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;
                 else convert(s, first + r, k0, n, to);
             }
             if (s->tiles) to_tiles(buffer, rows, units_of(s, n), lw_staged(s, kb, first) + at * rows * 4);

@@ -9,7 +9,7 @@ typedef enum lw_stage_kind { LW_STAGE_F32 = 0, LW_STAGE_BF16, LW_STAGE_INT8 } lw
 typedef struct lw_stage {
     const lw_kernels *kernels;
     lw_stage_kind kind;
-    const void *a;               /* the first row: float32; int8 or uint8 too for LW_STAGE_INT8 */
+    const void *a;               /* the first row: float32 or bfloat16; for LW_STAGE_INT8 float32, int8 or uint8 */
     lw_type type;
     int64_t lda;                 /* elements from row to row */
     int64_t rows, k;

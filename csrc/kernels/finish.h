@@ -30,24 +30,47 @@ ALWAYS_INLINE void finish_loop(lw_act act, const lw_finish *f) {
     }
 }
 
+ALWAYS_INLINE void finish_line(const lw_finish *f, int row, int i, f32x16 v) {
+    if (f->type == LW_F32) v_store((float *)f->c + row * f->ldc + i, v);
+    else vi_store16((uint16_t *)f->c + row * f->ldc + i, bf16_bits(v));
+}
+
 /* Gate times up and nothing else, whole lines: nearly every tile of a model. Two rows at a time: one waits for its division. */
 ALWAYS_INLINE void finish_gate(lw_act act, const lw_finish *f) {
     for (int i = 0; i < f->columns; i += 16) {
         const float *sums = f->sums + 2 * i;
-        float *c = (float *)f->c + i;
         int r = 0;
-        for (; r + 2 <= f->rows; r += 2, sums += 2 * f->ld, c += 2 * f->ldc) {
+        for (; r + 2 <= f->rows; r += 2, sums += 2 * f->ld) {
             f32x16 x = v_act(act, v_load(sums)), y = v_act(act, v_load(sums + f->ld));
-            v_store(c, v_mul(x, v_load(sums + 16)));
-            v_store(c + f->ldc, v_mul(y, v_load(sums + f->ld + 16)));
+            finish_line(f, r, i, v_mul(x, v_load(sums + 16)));
+            finish_line(f, r + 1, i, v_mul(y, v_load(sums + f->ld + 16)));
         }
-        if (r < f->rows) v_store(c, v_mul(v_act(act, v_load(sums)), v_load(sums + 16)));
+        if (r < f->rows) finish_line(f, r, i, v_mul(v_act(act, v_load(sums)), v_load(sums + 16)));
     }
 }
 
+/* The same for a product of the CPU's bfloat16 dot product. */
+#ifdef LW_HAS_DOT
+ALWAYS_INLINE void finish_gate_dot(lw_act act, const lw_finish *f) {
+    for (int r = 0; r < f->rows; r++) {
+        for (int i = 0; i < f->columns; i += 32) {
+            const float *sums = f->sums + r * f->ld + 2 * i;
+            f32x16 x = v_act(act, v_load(sums)), y = v_act(act, v_load(sums + 32));
+            vi_store((uint16_t *)f->c + r * f->ldc + i, v_pack_bf16(v_mul(x, v_load(sums + 16)), v_mul(y, v_load(sums + 48))));
+        }
+    }
+}
+#endif
+
 static void finish(const lw_finish *f) {
     const int plain = !f->integers && !f->column_scale && !f->row_scale && !f->bias && !f->residual;
-    if (f->gated && plain && f->type == LW_F32 && f->columns % 16 == 0) {
+#ifdef LW_HAS_DOT
+    if (f->gated && plain && f->dot && f->columns % 32 == 0) {
+        LW_EACH_ACT(f->act, finish_gate_dot, f)
+        return;
+    }
+#endif
+    if (f->gated && plain && f->columns % 16 == 0) {
         LW_EACH_ACT(f->act, finish_gate, f)
         return;
     }

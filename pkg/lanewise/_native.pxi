@@ -85,7 +85,7 @@ cdef extern from "lanewise.h" nogil:
         lw_attention_shape shape
     ctypedef struct lw_op:
         int32_t kind, in_ "in", in2, out
-        int32_t column, column2, width, groups, pairs, variant, layer, exact
+        int32_t column, column2, width, groups, pairs, variant, layer, exact, in_dot, out_dot
         float eps, scale
         const lw_weight *w
         const float *vec

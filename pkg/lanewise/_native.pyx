@@ -259,6 +259,7 @@ cdef class Program:
         op.column, op.column2, op.width, op.groups, op.pairs = o.column, o.column2, o.width, o.groups, o.pairs
         op.variant = _ACTS[o.variant] if isinstance(o.variant, str) else o.variant
         op.layer, op.exact, op.eps, op.scale = o.layer, o.exact, o.eps, o.scale
+        op.in_dot, op.out_dot = o.in_dot, o.out_dot
         if w is not None:
             op.w = w.h
             self.keep.append(w)

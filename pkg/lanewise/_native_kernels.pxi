@@ -10,7 +10,7 @@ cdef _scales(obj, Py_ssize_t n):
 
 def gemm(Context ctx not None, a, w, c, bias=None, residual=None, bint exact=True, str act="none", int64_t gated=0,
          row_scale=None, column_scale=None, str plain=None):
-    cdef _View va = _View(a, "fbB", 2), vc = _View(c, "fHi", 2, True), vw = None
+    cdef _View va = _View(a, "fbBH", 2), vc = _View(c, "fHi", 2, True), vw = None
     cdef lw_gemm_args g
     cdef lw_source b
     cdef Py_ssize_t n, k

@@ -66,6 +66,24 @@ def check_bfloat16(table: str, m: int, n: int, depth: int, seed: int = 0) -> Non
     oracle.assert_within(got, ref, bound)
 
 
+def check_bfloat16_rows(table: str, m: int, n: int, depth: int, seed: int = 0, side: str = "end") -> None:
+    """A bfloat16 a: the bits of its values in float32, whatever it is multiplied by."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    a, w = oracle.bfloat16(s.normal(seed, (m, depth))), s.normal(seed + 1, (n, depth))
+    a[m // 2 :, depth // 2 : depth // 2 + 1] = 2.0**-130  # the dot product alone takes subnormal numbers for zeros
+    narrow = guard(a.astype(ml_dtypes.bfloat16).view(np.uint16), side).view(ml_dtypes.bfloat16)
+    with k.isa(table):
+        for b in (w, w.astype(ml_dtypes.bfloat16)):
+            oracle.assert_same_bits(k.gemm(narrow, b, trans_b=True), k.gemm(a, b, trans_b=True), "plain")
+            packed = k.pack(b)
+            for exact in (True, False):
+                got = k.gemm(narrow, packed, exact=exact)
+                oracle.assert_same_bits(got, k.gemm(a, packed, exact=exact), f"{packed.dtype}, exact: {exact}")
+            oracle.assert_same_bits(k.gemm(s.laid_out(narrow, "gap"), packed), k.gemm(a, packed))
+        whole = k.pack(w, "int8")  # rounded to int8 from float32
+        oracle.assert_same_bits(k.gemm(narrow, whole), k.gemm(a, whole))
+
+
 def check_guarded(table: str, m: int, n: int, depth: int, side: str, dtype: str = "float32", seed: int = 0) -> None:
     """Nothing is read or written beyond any array."""
     a, w = guard(s.whole(seed, (m, depth)), side), guard(s.whole(seed + 1, (n, depth)), side)
@@ -154,6 +172,20 @@ def test_bfloat16(table: str, m: int, n: int, depth: int, seed: int) -> None:
 @given(m=s.rows(), n=s.columns(), depth=s.depths(66), dtype=st.sampled_from(["float32", "bfloat16"]), seed=s.seeds())
 def test_guarded(table: str, side: str, m: int, n: int, depth: int, dtype: str, seed: int) -> None:
     check_guarded(table, m, n, depth, side, dtype, seed)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@given(m=s.rows(), n=s.columns(66), depth=s.depths(99), seed=s.seeds())
+def test_bfloat16_rows(table: str, side: str, m: int, n: int, depth: int, seed: int) -> None:
+    check_bfloat16_rows(table, m, n, depth, seed, side)
+
+
+@pytest.mark.parametrize(("m", "n", "depth"), [(1, 40, 4100), (16, 130, 1027), (61, 150, 2048), (150, 33, 4864)])
+def test_bfloat16_rows_across_blocks(table: str, m: int, n: int, depth: int) -> None:
+    depth = depth // 16 if table == "scalar" else depth
+    for threads in (1, 3):
+        with k.threads(threads):
+            check_bfloat16_rows(table, m, n, depth)
 
 
 @given(m=s.rows(), n=s.columns(50), depth=s.depths(66), dtype=st.sampled_from(["float32", "bfloat16"]), seed=s.seeds())

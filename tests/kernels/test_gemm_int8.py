@@ -156,7 +156,7 @@ def test_rows_with_gaps(table: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize(("m", "n"), [(1, 5), (7, 16), (13, 50), (40, 33)])
+@pytest.mark.parametrize(("m", "n"), [(1, 5), (7, 16), (13, 50), (40, 33), (3, 64)])
 @pytest.mark.parametrize("depth", [24, 4100])
 def test_gate_times_up(table: str, dtype: Any, m: int, n: int, depth: int) -> None:
     """The same bits as the two products, their activation and their multiplication one after the other."""
@@ -173,6 +173,12 @@ def test_gate_times_up(table: str, dtype: Any, m: int, n: int, depth: int) -> No
             oracle.assert_same_bits(got, act(first) * second + residual)
         first, second = k.gemm(a, k.pack(gate, dtype)), k.gemm(a, k.pack(up, dtype))
         oracle.assert_same_bits(k.gemm(a, pair), first * second)
+        bits = np.full((m, n + 1), 9, np.uint16)
+        k.gemm(a, pair, activation="silu", out=bits[:, :n])
+        oracle.assert_same_bits(
+            (bits[:, :n].astype(np.uint32) << 16).view(np.float32), oracle.bfloat16(k.silu(first) * second)
+        )
+        assert (bits[:, n] == 9).all()
 
 
 @pytest.mark.parametrize(("m", "n", "depth"), [(1, 5, 7), (13, 50, 33), (30, 33, 4100)])

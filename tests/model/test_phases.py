@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import POSITIONS, Player, Seq, folder, same_bits, some_ids, usable_isas
 
+from lanewise.model.compile import Score
 from lanewise.model.model import Model
 
 NAMES = ["llama-bias", "mistral", "qwen2-window", "qwen3"]
@@ -94,6 +95,25 @@ def test_isas(name: str, dtype: str, kv: str, tmp_path_factory: pytest.TempPathF
         p = player(path, kv, isa=isa)
         assert p.model.isa == isa
         assert same_bits(p.feed(ids, [260, 1, 39]), wanted), isa
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["llama-bias", "llama-wide", "qwen3"])
+def test_inner_activations_in_bfloat16(
+    name: str, isa: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded where they are made or where the bfloat16 dot product reads them: the same."""
+    path, ids = folder(tmp_path_factory, name, "bfloat16"), some_ids(POSITIONS, 300)
+    p, add, narrow = player(path, numerics="fast", isa=isa), Score.add, []
+
+    def plainly(score: Score, kind: str, *, in_dot: bool = False, out_dot: bool = False, **fields: Any) -> None:
+        narrow.append(in_dot or out_dot)
+        add(score, kind, **fields)
+
+    monkeypatch.setattr(Score, "add", plainly)
+    wanted = player(path, numerics="fast", isa=isa).feed(ids)
+    assert sum(narrow) == 2 * 3  # two products of each layer
+    assert same_bits(p.feed(ids, [203, 1, 96]), wanted)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -42,7 +42,7 @@ def gemm(
 ) -> NDArray[Any]:
     """activation(a @ b + bias) + residual.
 
-    a is [..., k]. b is [k, n], or [n, k] with trans_b=True, or a PackedMatrix [n, k]: pack what is used again. bias is
+    a is [..., k]; a bfloat16 one (ml_dtypes) is read as it is. b is [k, n], or [n, k] with trans_b=True, or a PackedMatrix [n, k]: pack what is used again. bias is
     [n], residual [..., n]. Where b was made by `pack_gated`: activation(a @ gate + ...) * (a @ up + ...) + residual.
 
     Floating point: every element is one chain of fused multiply-adds in ascending k, whatever the other rows, the
@@ -64,21 +64,21 @@ def gemm(
             return c
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation: one of {', '.join(ACTIVATIONS)} expected, got {activation!r}")
-    a = _operand("a", a)
-    if a.ndim < 1:
-        raise ValueError("a: at least one dimension expected, got a scalar")
     plain = None if isinstance(b, PackedMatrix) else _plain(b, trans_b)
     n, k = b.shape if plain is None else plain.shape
     gated = b.gated if plain is None else 0
     integers = (b.dtype == "int8") if plain is None else plain.dtype == np.int8
+    a = _operand("a", a, narrow=(b.dtype in ("float32", "bfloat16")) if plain is None else not integers)
+    if a.ndim < 1:
+        raise ValueError("a: at least one dimension expected, got a scalar")
     if a.shape[-1] != k:
         raise ValueError(f"a: {k} values in its last dimension expected, as b has them, got shape {list(a.shape)}")
-    if a.dtype != np.float32 and not integers:
+    if a.dtype.name in INTEGERS and not integers:
         raise TypeError(f"a: float32, float16 or bfloat16 expected for such a b, got {a.dtype.name}; use astype")
     shape = (*a.shape[:-1], gated or n)
     column_scale = b.scales if plain is None else None
     row_scale = _row_scale(a_scale, a)
-    scaled = a.dtype == np.float32 or row_scale is not None or column_scale is not None
+    scaled = a.dtype.name not in INTEGERS or row_scale is not None or column_scale is not None
     bias = _bias(b, bias, gated or n)
     if residual is not None:
         residual = float32("residual", residual)
@@ -99,9 +99,12 @@ def gemm(
     return c
 
 
-def _operand(name: str, x: Any) -> NDArray[Any]:
-    """int8 and uint8 as they are, the rest as float32."""
+def _operand(name: str, x: Any, narrow: bool) -> NDArray[Any]:
+    """int8 and uint8 as they are, bfloat16 as its bits if `narrow`, the rest as float32."""
     x = np.asarray(x)
+    if narrow and is_bfloat16(x) and x.dtype.isnative and x.flags.aligned:
+        bits: NDArray[np.uint16] = x.view(np.uint16)
+        return bits
     return x if x.dtype.name in INTEGERS else float32(name, x)
 
 
@@ -122,7 +125,7 @@ def _plain(b: Any, trans_b: bool) -> NDArray[Any]:
 def _row_scale(a_scale: Any, a: NDArray[Any]) -> NDArray[np.float32] | None:
     if a_scale is None:
         return None
-    if a.dtype == np.float32:
+    if a.dtype.name not in INTEGERS:
         raise ValueError("a_scale: only an int8 or uint8 a has scales; a floating point a gets its own")
     scale = float32("a_scale", a_scale)
     require_shape("a_scale", scale, a.shape[:-1])

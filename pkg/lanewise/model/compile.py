@@ -42,6 +42,8 @@ class Op:
     variant: int | str = 0
     layer: int = 0
     exact: bool = True
+    in_dot: bool = False
+    out_dot: bool = False
     eps: float = 0.0
     scale: float = 1.0
     weight: _native.Weight | None = None
@@ -141,8 +143,12 @@ def _mlp(score: Score, spec: Spec, layer: Layer, weights: PackedLayer, x: int, e
     m, vectors = layer.mlp, weights.vectors
     normed = _norm(score, spec, vectors, "mlp_norm", x)
     inner = score.slot("inner", m.width)
+    narrow = weights.down.format == "bfloat16" and not exact  # rounded at once, not by the next product
     score.add(
         "linear", in_=normed, out=inner, weight=weights.up, bias=vectors.get("up_bias"), exact=exact,
-        variant=m.activation, width=m.width if m.gated else 0,
+        variant=m.activation, width=m.width if m.gated else 0, out_dot=narrow,
     )  # fmt: skip
-    score.add("linear", in_=inner, in2=x, out=x, weight=weights.down, bias=vectors.get("down_bias"), exact=exact)
+    score.add(
+        "linear", in_=inner, in2=x, out=x, weight=weights.down, bias=vectors.get("down_bias"), exact=exact,
+        in_dot=narrow,
+    )  # fmt: skip
