@@ -42,8 +42,9 @@ def gemm(
 ) -> NDArray[Any]:
     """activation(a @ b + bias) + residual.
 
-    a is [..., k]; a bfloat16 one (ml_dtypes) is read as it is. b is [k, n], or [n, k] with trans_b=True, or a PackedMatrix [n, k]: pack what is used again. bias is
-    [n], residual [..., n]. Where b was made by `pack_gated`: activation(a @ gate + ...) * (a @ up + ...) + residual.
+    a is [..., k]; a bfloat16 one (ml_dtypes) is read as it is. b is [k, n], or [n, k] with trans_b=True, or a
+    PackedMatrix [n, k]: pack what is used again. bias is [n], residual [..., n]. Where b was made by `pack_gated`:
+    activation(a @ gate + ...) * (a @ up + ...) + residual.
 
     Floating point: every element is one chain of fused multiply-adds in ascending k, whatever the other rows, the
     threads and the instruction set. exact=False lets bfloat16 weights use the CPU's bfloat16 dot product, which rounds
