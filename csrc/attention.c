@@ -6,204 +6,71 @@
  * and are merged in index order. Hence a row's bits depend on nothing but its own keys: not on the other rows, nor on how
  * the prompt was cut, nor on who computed which segment.
  *
- * The query heads that share a kv head are rows of one product: G heads x tokens. Both products use the GEMM's tiles. */
-#include "cache.h"
+ * The query heads that share a kv head are rows of one product: G heads x tokens. Both products use the GEMM's tiles; on
+ * tile registers (AMX) queries and weights are laid out as its activations, and blocks of 32 positions begin at multiples of 32. */
+#include "attention.h"
 #include <math.h>
 #include <string.h>
 
 enum { BLOCK_GROUPS = 8 };       /* row groups per task: a segment of keys is read from L2 by that many tiles */
 
-typedef struct attend_job {
-    lw_ctx *ctx;
-    const lw_cache *cache;
-    const lw_sequences *s;
-    const lw_attend_args *a;
-    int group;                   /* query heads per kv head */
-    int d, d_pad, dot;
-    int block_rows;              /* rows (token, head) per task */
-    int64_t tasks;               /* without the split over segments */
-    int splits;                  /* segments are computed by that many tasks, 1 = no split */
-    unsigned char *scratch;      /* per worker */
-    size_t worker_bytes;
-    float *partial;              /* split: [task][segment][row](d_pad + 2) */
-    int64_t segments;            /* split: the most that a sequence has */
-} attend_job;
-
-/* One task's rows: `rows` rows from virtual row `first` (token * group + head) of kv head `head` of sequence `seq`. */
-typedef struct attend_block {
-    const attend_job *j;
-    int seq, head, rows;
-    int ask;                     /* for the lines to come: the first row group of each segment does */
-    int64_t first;
-    float *q, *o, *o2, *score, *max, *sum;
-    uint16_t *q16, *p16;
-    int64_t length;
-} attend_block;
-
-typedef struct span { int64_t lo, hi; } span;
-
-static span row_span(const attend_block *b, int row) {
+lw_span lw_attend_span(const lw_attend_block *b, int row) {
     const lw_attention_shape *shape = &b->j->a->shape;
     int64_t position = b->j->s->first_position[b->seq] + (b->first + row) / b->j->group;
-    span r = {0, b->length};
+    lw_span r = {0, b->length};
     if (shape->causal) r.hi = lw_min(r.hi, position + 1);
     if (shape->window_right >= 0) r.hi = lw_min(r.hi, position + shape->window_right + 1);
     if (shape->window_left >= 0) r.lo = lw_max(0, position - shape->window_left);
     return r;
 }
 
-static span clip(span r, int64_t lo, int64_t hi) {
-    span c = {lw_max(r.lo, lo), lw_min(r.hi, hi)};
-    return c;
-}
-
-static int32_t page_of(const attend_block *b, int64_t position) {
-    return b->j->s->page_table[(int64_t)b->seq * b->j->s->table_width + position / LW_PAGE];
-}
-
-/* The lines after a tile's lie in another page, or among the other half of this one, where no hardware looks: tiles ask for
- * those, at the same distance line by line. */
-static const unsigned char *keys_at(const attend_block *b, int64_t position) {
-    const lw_cache *c = b->j->cache;
-    return lw_cache_keys(c, page_of(b, position), b->j->a->layer, b->head) +
-           (size_t)(position % LW_PAGE / LW_LANES) * c->key_panel;
-}
-static const unsigned char *values_at(const attend_block *b, int64_t position) {
-    const lw_cache *c = b->j->cache;
-    return lw_cache_values(c, page_of(b, position), b->j->a->layer, b->head) +
-           (size_t)(position % LW_PAGE / c->per_line) * LW_LINE;
-}
-
-static void run_tile(const attend_job *j, lw_tile *t) {
-    const lw_kernels *kernels = j->ctx->kernels;
-    if (j->dot) kernels->tile_dot(t);
-    else if (j->cache->shape.type == LW_BF16) kernels->tile_bf16(t);
-    else kernels->tile_f32(t);
-}
-
-/* Runs t over all `panels` panels, as many at a time as the table takes. */
-static void run_panels(const attend_job *j, lw_tile *t, int panels, float *c) {
-    int step = j->ctx->kernels->panels[t->rows];
-    const unsigned char *b = t->b;
-    for (int p = 0; p < panels; p += step) {
-        t->panels = (int)lw_min(step, panels - p);
-        t->columns = t->panels * LW_LANES;
-        t->b = b + (size_t)p * (size_t)t->ldb;
-        t->c = c + p * LW_LANES;
-        run_tile(j, t);
-    }
-}
-
-/* score[row][position - origin] for the keys of [lo, hi), lo and hi multiples of 16 inside one segment. */
-static void scores(const attend_block *b, int row, int rows, int64_t origin, int64_t lo, int64_t hi) {
-    const attend_job *j = b->j;
-    lw_tile t = {.lda = j->d_pad, .ldb = (ptrdiff_t)j->cache->key_panel, .ldc = LW_SEGMENT, .rows = rows, .k = j->d};
-    t.a = j->dot ? (const void *)(b->q16 + (size_t)row * j->d_pad) : (const void *)(b->q + (size_t)row * j->d_pad);
-    for (int64_t p = lo; p < hi;) {
-        int64_t end = lw_min(hi, (p / LW_PAGE + 1) * LW_PAGE);
-        t.b = keys_at(b, p);
-        if (b->ask) t.ahead = (end < hi ? keys_at(b, end) : values_at(b, lo)) - (const unsigned char *)t.b;
-        run_panels(j, &t, (int)((end - p) / LW_LANES), b->score + (p - origin));
-        p = end;
-    }
-}
-
-/* o2[row] += p[row][lo..hi) . values, in ascending position: chains continue, so any cut at an even position gives the same bits. */
-static void weigh(const attend_block *b, int row, int rows, int64_t origin, span r) {
-    const attend_job *j = b->j;
-    const lw_cache *c = j->cache;
-    for (int64_t p = r.lo; p < r.hi;) {
-        int64_t end = lw_min(r.hi, (p / LW_PAGE + 1) * LW_PAGE);
-        int slot = (int)(p % LW_PAGE);
-        lw_tile t = {.lda = LW_SEGMENT, .ldb = (ptrdiff_t)c->value_panel, .ldc = j->d_pad, .rows = rows,
-                     .k = (int)(end - p), .accumulate = 1, .skip = c->per_line == 2 ? slot & 1 : 0};
-        size_t at = (size_t)row * LW_SEGMENT + (size_t)(p - origin);
-        t.a = j->dot ? (const void *)(b->p16 + at) : (const void *)(b->score + at);
-        const unsigned char *lines = values_at(b, p);
-        t.b = lines;
-        if (b->ask) t.ahead = (end < r.hi ? values_at(b, end) : end < b->length ? keys_at(b, end) : lines) - lines;
-        run_panels(j, &t, c->value_panels, b->o2 + (size_t)row * j->d_pad);
-        p = end;
-    }
-}
-
-/* Rows differ in where they begin and end (the diagonal, a window): the part that they share runs as one tile, the rest
- * row by row. Inner borders are even, so that the pairs of a bf16 line stay the same pairs for every row. */
-static void weigh_rows(const attend_block *b, int rows, int64_t origin, const span *spans) {
-    span all = spans[0], common = spans[0];
-    for (int i = 1; i < rows; i++) {
-        all.lo = lw_min(all.lo, spans[i].lo), all.hi = lw_max(all.hi, spans[i].hi);
-        common.lo = lw_max(common.lo, spans[i].lo), common.hi = lw_min(common.hi, spans[i].hi);
-    }
-    if (all.lo != common.lo) common.lo = lw_round_up(common.lo, 2);
-    if (all.hi != common.hi) common.hi &= ~(int64_t)1;
-    if (common.lo >= common.hi) {
-        for (int i = 0; i < rows; i++) weigh(b, i, 1, origin, spans[i]);
-        return;
-    }
-    if (all.lo != common.lo)
-        for (int i = 0; i < rows; i++) weigh(b, i, 1, origin, clip(spans[i], spans[i].lo, common.lo));
-    weigh(b, 0, rows, origin, common);
-    if (all.hi != common.hi)
-        for (int i = 0; i < rows; i++) weigh(b, i, 1, origin, clip(spans[i], common.hi, spans[i].hi));
-}
-
-/* Rows row .. row+rows-1 of the block over the segment at `origin`; leaves o2 (from its first row), and fills max2, sum2 (sum2 = 0: the
- * row sees nothing of this segment). */
-static void segment(attend_block *b, int row, int rows, int64_t origin, float *max2, float *sum2) {
-    const attend_job *j = b->j;
-    const lw_attention_shape *shape = &j->a->shape;
-    span spans[LW_MAX_ROWS], all = {INT64_MAX, 0};
-    for (int i = 0; i < rows; i++) {
-        spans[i] = clip(row_span(b, row + i), origin, origin + LW_SEGMENT);
-        max2[i] = sum2[i] = 0.0f;
-        if (spans[i].lo >= spans[i].hi) spans[i].lo = spans[i].hi = -1;   /* sees nothing here */
-        else all.lo = lw_min(all.lo, spans[i].lo), all.hi = lw_max(all.hi, spans[i].hi);
-    }
-    if (all.lo >= all.hi) return;
-    b->ask = row == 0;
-    int64_t lo = all.lo & ~(int64_t)(LW_LANES - 1), hi = lw_round_up(all.hi, LW_LANES);
-    scores(b, row, rows, origin, lo, hi);
-    int seeing = 0;
-    for (int i = 0; i < rows; i++) {
-        if (spans[i].lo < 0) continue;
-        seeing++;
-        float *s = b->score + (size_t)i * LW_SEGMENT + (lo - origin);
-        j->ctx->kernels->segment_softmax((int)(hi - lo), (int)(spans[i].lo - lo), (int)(spans[i].hi - lo), shape->scale,
-                                         shape->softcap, s, &max2[i], &sum2[i]);
-        if (j->dot) j->ctx->kernels->to_dot((size_t)(hi - lo), s, b->p16 + (s - b->score));
-    }
-    memset(b->o2, 0, (size_t)rows * j->d_pad * sizeof(float));
-    if (seeing == rows) {
-        weigh_rows(b, rows, origin, spans);
-    } else {
-        for (int i = 0; i < rows; i++)
-            if (spans[i].lo >= 0) weigh(b, i, 1, origin, spans[i]);
-    }
-}
-
-static void place(attend_block *b, int worker) {
-    const attend_job *j = b->j;
+static void place(lw_attend_block *b, int worker) {
+    const lw_attend_job *j = b->j;
     unsigned char *at = j->scratch + (size_t)worker * j->worker_bytes;
-    size_t rows = (size_t)j->block_rows, tile = (size_t)j->ctx->kernels->rows;
+    size_t rows = (size_t)j->block_rows, tile = (size_t)j->tile_rows;
     b->q = (float *)at, at += rows * j->d_pad * 4;
     b->o = (float *)at, at += rows * j->d_pad * 4;
     b->o2 = (float *)at, at += tile * j->d_pad * 4;
-    b->score = (float *)at, at += tile * LW_SEGMENT * 4;
-    b->q16 = (uint16_t *)at, at += rows * j->d_pad * 2;
-    b->p16 = (uint16_t *)at, at += tile * LW_SEGMENT * 2;
+    b->score = (float *)at, at += tile * SCORE_LD * 4;
+    b->p16 = (uint16_t *)at, at += tile * SCORE_LD * 2;
+    b->q16 = (uint16_t *)at, at += rows * j->q_width * 2;
     b->max = (float *)at, at += rows * 4;
     b->sum = (float *)at;
 }
 
-static size_t worker_bytes(const attend_job *j) {
-    size_t rows = (size_t)j->block_rows, tile = (size_t)j->ctx->kernels->rows;
-    size_t bytes = rows * j->d_pad * 10 + tile * j->d_pad * 4 + tile * LW_SEGMENT * 6 + rows * 8;
+static size_t worker_bytes(const lw_attend_job *j) {
+    size_t rows = (size_t)j->block_rows, tile = (size_t)j->tile_rows;
+    size_t bytes = rows * (j->d_pad * 8 + j->q_width * 2 + 8) + tile * (j->d_pad * 4 + SCORE_LD * 6);
     return (size_t)lw_round_up((int64_t)bytes, 4096) + 256;   /* + 256: workers do not share cache sets in step */
 }
 
+/* Even groups of at most R rows: no row is left alone. */
+static int group_rows(const lw_attend_block *b, int row) {
+    int r = b->j->tile_rows, left = b->rows - row;
+    return (int)lw_ceil_div(left, lw_ceil_div(left, r));
+}
+
+/* The queries in bfloat16; for tile registers those of a row group together: [values / 32][row][32]. */
+static void round_queries(const lw_attend_block *b) {
+    const lw_attend_job *j = b->j;
+    for (int row = 0, rows; row < b->rows; row += rows) {
+        rows = group_rows(b, row);
+        for (int i = 0; i < rows; i++) {
+            const float *q = b->q + (size_t)(row + i) * j->d_pad;
+            if (!j->matrix) {
+                j->ctx->kernels->to_dot((size_t)j->d_pad, q, b->q16 + (size_t)(row + i) * j->q_width);
+                continue;
+            }
+            uint16_t *group = b->q16 + (size_t)row * j->q_width, rounded[LW_MAX_HEAD_DIM] = {0};
+            j->ctx->kernels->to_dot((size_t)j->d, q, rounded);
+            for (int k = 0; k < j->q_width; k += MATRIX_LINE)
+                memcpy(group + (size_t)k * rows + (size_t)i * MATRIX_LINE, rounded + k, MATRIX_LINE * 2);
+        }
+    }
+}
+
 /* Finds the rows of a task and gathers their queries. Returns 0 if there are none. */
-static int open_block(const attend_job *j, int64_t task, int worker, attend_block *b) {
+static int open_block(const lw_attend_job *j, int64_t task, int worker, lw_attend_block *b) {
     memset(b, 0, sizeof *b);
     b->j = j;
     int heads = j->cache->shape.kv_heads;
@@ -227,15 +94,15 @@ static int open_block(const attend_job *j, int64_t task, int worker, attend_bloc
         float *q = b->q + (size_t)i * j->d_pad;
         memcpy(q, j->a->q + row * j->a->ldq + (int64_t)head * j->d, (size_t)j->d * sizeof(float));
         memset(q + j->d, 0, (size_t)(j->d_pad - j->d) * sizeof(float));
-        if (j->dot) j->ctx->kernels->to_dot((size_t)j->d_pad, q, b->q16 + (size_t)i * j->d_pad);
         b->max[i] = -INFINITY, b->sum[i] = 0.0f;
     }
     memset(b->o, 0, (size_t)b->rows * j->d_pad * sizeof(float));
+    if (j->dot) round_queries(b);
     return b->rows;
 }
 
-static void close_row(const attend_block *b, int i, const float *o, float max, float sum) {
-    const attend_job *j = b->j;
+static void close_row(const lw_attend_block *b, int i, const float *o, float max, float sum) {
+    const lw_attend_job *j = b->j;
     int64_t row = j->s->row_starts[b->seq] + (b->first + i) / j->group;
     int head = b->head * j->group + (int)((b->first + i) % j->group);
     float *out = j->a->out + row * j->a->ldo + (int64_t)head * j->d;
@@ -245,71 +112,71 @@ static void close_row(const attend_block *b, int i, const float *o, float max, f
 }
 
 /* The segments that some row of the block sees. */
-static span block_segments(const attend_block *b) {
-    span all = {INT64_MAX, 0};
+static lw_span block_segments(const lw_attend_block *b) {
+    lw_span all = {INT64_MAX, 0};
     for (int i = 0; i < b->rows; i++) {
-        span r = row_span(b, i);
+        lw_span r = lw_attend_span(b, i);
         if (r.lo < r.hi) all.lo = lw_min(all.lo, r.lo), all.hi = lw_max(all.hi, r.hi);
     }
-    if (all.lo >= all.hi) return (span){0, 0};
-    return (span){all.lo / LW_SEGMENT, lw_ceil_div(all.hi, LW_SEGMENT)};
-}
-
-/* Even groups of at most R rows: no row is left alone. */
-static int group_rows(const attend_block *b, int row) {
-    int r = b->j->ctx->kernels->rows, left = b->rows - row;
-    return (int)lw_ceil_div(left, lw_ceil_div(left, r));
+    if (all.lo >= all.hi) return (lw_span){0, 0};
+    return (lw_span){all.lo / LW_SEGMENT, lw_ceil_div(all.hi, LW_SEGMENT)};
 }
 
 static void attend_task(void *arg, int64_t task, int worker) {
-    const attend_job *j = arg;
-    attend_block b;
+    const lw_attend_job *j = arg;
+    lw_attend_block b;
+    int held = 0;
     if (!open_block(j, task, worker, &b)) return;
-    span segments = block_segments(&b);
+    b.held = &held;
+    lw_span segments = block_segments(&b);
     float max2[LW_MAX_ROWS], sum2[LW_MAX_ROWS];
     for (int64_t s = segments.lo; s < segments.hi; s++)
         for (int row = 0, rows; row < b.rows; row += rows) {
             rows = group_rows(&b, row);
-            segment(&b, row, rows, s * LW_SEGMENT, max2, sum2);
+            lw_attend_segment(&b, row, rows, s * LW_SEGMENT, max2, sum2);
             for (int i = 0; i < rows; i++)
                 if (sum2[i] != 0.0f)
                     j->ctx->kernels->segment_merge(j->d_pad, b.o + (size_t)(row + i) * j->d_pad, &b.max[row + i],
                                                    &b.sum[row + i], b.o2 + (size_t)i * j->d_pad, max2[i], sum2[i]);
         }
+    if (held) j->ctx->kernels->matrix_release();
     for (int i = 0; i < b.rows; i++) close_row(&b, i, b.o + (size_t)i * j->d_pad, b.max[i], b.sum[i]);
 }
 
 /* ---- few rows, long cache: the segments are shared out, and merged afterwards in index order ---- */
 
-static float *partial_of(const attend_job *j, int64_t task, int64_t s, int row) {
+static float *partial_of(const lw_attend_job *j, int64_t task, int64_t s, int row) {
     return j->partial + (((task * j->segments + s) * j->block_rows) + row) * (j->d_pad + 2);
 }
 
 static void split_task(void *arg, int64_t index, int worker) {
-    const attend_job *j = arg;
+    const lw_attend_job *j = arg;
     int64_t task = index / j->splits, part = index % j->splits;
-    attend_block b;
+    lw_attend_block b;
+    int held = 0;
     if (!open_block(j, task, worker, &b)) return;
-    span segments = block_segments(&b);
+    b.held = &held;
+    lw_span segments = block_segments(&b);
     int64_t n = segments.hi - segments.lo;
     float max2[LW_MAX_ROWS], sum2[LW_MAX_ROWS];
     for (int64_t s = segments.lo + n * part / j->splits; s < segments.lo + n * (part + 1) / j->splits; s++)
         for (int row = 0, rows; row < b.rows; row += rows) {
             rows = group_rows(&b, row);
-            segment(&b, row, rows, s * LW_SEGMENT, max2, sum2);
+            lw_attend_segment(&b, row, rows, s * LW_SEGMENT, max2, sum2);
             for (int i = 0; i < rows; i++) {
                 float *out = partial_of(j, task, s, row + i);
                 memcpy(out, b.o2 + (size_t)i * j->d_pad, (size_t)j->d_pad * sizeof(float));
                 out[j->d_pad] = max2[i], out[j->d_pad + 1] = sum2[i];
             }
         }
+    if (held) j->ctx->kernels->matrix_release();
 }
 
 static void merge_task(void *arg, int64_t task, int worker) {
-    const attend_job *j = arg;
-    attend_block b;
+    const lw_attend_job *j = arg;
+    lw_attend_block b;
     if (!open_block(j, task, worker, &b)) return;
-    span segments = block_segments(&b);
+    lw_span segments = block_segments(&b);
     for (int i = 0; i < b.rows; i++) {
         float *o = b.o + (size_t)i * j->d_pad;
         for (int64_t s = segments.lo; s < segments.hi; s++) {
@@ -323,10 +190,10 @@ static void merge_task(void *arg, int64_t task, int worker) {
 }
 
 /* Blocks as large as the rows allow while every thread has work; splits where there are fewer blocks than threads. */
-static lw_status plan(attend_job *j) {
-    int threads = lw_pool_threads(j->ctx->pool), tile = j->ctx->kernels->rows, heads = j->cache->shape.kv_heads;
+static lw_status plan(lw_attend_job *j) {
+    int threads = lw_pool_threads(j->ctx->pool), tile = j->tile_rows, heads = j->cache->shape.kv_heads;
     int64_t longest = 0;
-    for (int groups = BLOCK_GROUPS;; groups /= 2) {
+    for (int groups = j->matrix ? BLOCK_GROUPS / 2 : BLOCK_GROUPS;; groups /= 2) {
         j->block_rows = groups * tile, j->tasks = 0, longest = 0;
         for (int s = 0; s < j->s->count; s++) {
             int64_t tokens = j->s->row_starts[s + 1] - j->s->row_starts[s];
@@ -350,11 +217,14 @@ static lw_status plan(attend_job *j) {
 }
 
 lw_status lw_attend_run(lw_ctx *ctx, lw_cache *cache, const lw_sequences *s, const lw_attend_args *a) {
-    attend_job j = {.ctx = ctx, .cache = cache, .s = s, .a = a, .group = a->shape.heads / a->shape.kv_heads};
+    lw_attend_job j = {.ctx = ctx, .cache = cache, .s = s, .a = a, .group = a->shape.heads / a->shape.kv_heads};
     j.d = cache->shape.head_dim;
     j.d_pad = cache->value_panels * LW_LANES;
-    /* CPUs with tile registers multiply bfloat16 pairs of vectors at half the rate of float32. */
-    j.dot = !a->exact && cache->shape.type == LW_BF16 && ctx->kernels->tile_dot && !ctx->kernels->matrix_rows;
+    j.dot = !a->exact && cache->shape.type == LW_BF16 && ctx->kernels->tile_dot;
+    j.matrix = j.dot && ctx->kernels->matrix_rows;
+    j.tile_rows = j.matrix ? ctx->kernels->matrix_rows : ctx->kernels->rows;
+    j.line = j.matrix ? MATRIX_LINE : cache->per_line;
+    j.q_width = j.matrix ? (int)lw_round_up(j.d, MATRIX_LINE) : j.d_pad;
     LW_TRY(plan(&j));
     if (j.splits == 1) return lw_pool_run(ctx->pool, j.tasks, attend_task, &j);
     LW_TRY(lw_pool_run(ctx->pool, j.tasks * j.splits, split_task, &j));

@@ -37,7 +37,7 @@ static void segment_softmax(int n, int lo, int hi, float scale, float softcap, f
     for (int i = first; i < end; i += 16) {
         f32x16 t = v_mul(v_load(s + i), by);
         if (softcap != 0.0f) t = v_mul(cap, v_tanh(t));
-        t = v_select(vm_range(lo - i, hi - i), t, none);
+        if (i < lo || i + 16 > hi) t = v_select(vm_range(lo - i, hi - i), t, none);
         v_store(s + i, t);
         top = v_max(top, t);
     }
@@ -45,7 +45,8 @@ static void segment_softmax(int n, int lo, int hi, float scale, float softcap, f
     const f32x16 m = v_set1(*max == -INFINITY ? 0.0f : *max);   /* nothing but -inf: zeros, not exp(-inf + inf) */
     f32x16 total = zero;
     for (int i = first; i < end; i += 16) {
-        f32x16 p = v_select(vm_range(lo - i, hi - i), v_exp(v_sub(v_load(s + i), m)), zero);
+        f32x16 p = v_exp_weight(v_sub(v_load(s + i), m));
+        if (i < lo || i + 16 > hi) p = v_select(vm_range(lo - i, hi - i), p, zero);
         v_store(s + i, p);
         total = v_add(total, p);
     }
@@ -54,12 +55,13 @@ static void segment_softmax(int n, int lo, int hi, float scale, float softcap, f
 
 static void segment_merge(int n, float *o, float *max, float *sum, const float *o2, float max2, float sum2) {
     const float m = *max > max2 ? *max : max2;        /* a NaN in either makes both factors or one of them NaN */
-    const f32x16 a = v_exp(v_set1(*max - m)), b = v_exp(v_set1(max2 - m));
+    const f32x16 a = v_exp_weight(v_set1(*max - m)), b = v_exp_weight(v_set1(max2 - m));
     *sum = v_first(v_fma(v_set1(sum2), b, v_mul(v_set1(*sum), a)));
     *max = m;
+    const f32x16 zero = v_set1(0.0f);   /* added: a zero's sign may depend on how many masked values were added to it */
     int i = 0;
-    for (; i + 16 <= n; i += 16) v_store(o + i, v_fma(v_load(o2 + i), b, v_mul(v_load(o + i), a)));
-    if (i < n) v_storen(o + i, v_fma(v_loadn(o2 + i, n - i), b, v_mul(v_loadn(o + i, n - i), a)), n - i);
+    for (; i + 16 <= n; i += 16) v_store(o + i, v_fma(v_add(v_load(o2 + i), zero), b, v_mul(v_load(o + i), a)));
+    if (i < n) v_storen(o + i, v_fma(v_add(v_loadn(o2 + i, n - i), zero), b, v_mul(v_loadn(o + i, n - i), a)), n - i);
 }
 
 static void segment_finish(int n, const float *o, float sum, float *y) {

@@ -15,23 +15,35 @@
  * rounded once, and a product with p can be formed before it loses bits. */
 typedef struct { f32x16 p, s1, s2; } v_power;
 
-V_MATH v_power v_exp_parts(f32x16 x) {
-    x = v_max(K(-150.0f), v_min(K(89.0f), x));        /* operands in this order: NaN passes */
-    const f32x16 magic = K(12582912.0f);              /* 1.5 * 2^23: adding it rounds to an integer, in its low bits */
-    f32x16 t = v_fma(x, K(1.44269502f), magic), n = v_sub(t, magic);
-    f32x16 r = v_fnma(n, K(-1.9046543e-09f), v_fnma(n, K(0.693147182f), x));
+/* p of exp(x) = p * 2^n, x not far from 0; n is in the low bits of *t, *t - magic */
+#define V_MAGIC K(12582912.0f)                        /* 1.5 * 2^23: adding it rounds to an integer, in its low bits */
+ALWAYS_INLINE f32x16 v_exp_mantissa(f32x16 x, f32x16 *t) {
+    *t = v_fma(x, K(1.44269502f), V_MAGIC);
+    f32x16 n = v_sub(*t, V_MAGIC), r = v_fnma(n, K(-1.9046543e-09f), v_fnma(n, K(0.693147182f), x));
     f32x16 q = v_fma(r, K(0.00138144311f), K(0.00836879667f));
     q = v_fma(r, q, K(0.0416683964f));
     q = v_fma(r, q, K(0.166665196f));
     q = v_fma(r, q, K(0.49999994f));
-    f32x16 p = v_add(v_fma(v_mul(r, r), q, r), K(1.0f));
-    i32x16 e = vi_sub(v_bits(t), v_bits(magic)), e1 = vi_sra(e, 1), e2 = vi_sub(e, e1), bias = vi_set1(127);
+    return v_add(v_fma(v_mul(r, r), q, r), K(1.0f));
+}
+V_MATH v_power v_exp_parts(f32x16 x) {
+    f32x16 t, p = v_exp_mantissa(v_max(K(-150.0f), v_min(K(89.0f), x)), &t);   /* operands in this order: NaN passes */
+    i32x16 e = vi_sub(v_bits(t), v_bits(V_MAGIC)), e1 = vi_sra(e, 1), e2 = vi_sub(e, e1), bias = vi_set1(127);
     return (v_power){p, v_float(vi_sll(vi_add(e1, bias), 23)), v_float(vi_sll(vi_add(e2, bias), 23))};
 }
 ALWAYS_INLINE f32x16 v_scale(f32x16 x, v_power e) { return v_mul(v_mul(v_mul(x, e.p), e.s1), e.s2); }   /* x exp() */
 V_MATH f32x16 v_exp(f32x16 x) {
     v_power e = v_exp_parts(x);
     return v_mul(v_mul(e.p, e.s1), e.s2);
+}
+
+/* exp(x) of attention, x not above 0: below exp(-86.5), nearly the smallest normal number, zero. Subnormal numbers, which weigh
+ * nothing there, take some CPUs 100 cycles and more. */
+V_MATH f32x16 v_exp_weight(f32x16 x) {
+    const f32x16 least = K(-86.5f);
+    f32x16 t, p = v_exp_mantissa(v_max(least, x), &t);
+    f32x16 power = v_float(vi_sll(vi_add(v_bits(t), vi_set1(127)), 23));       /* the sum's upper bits are those of V_MAGIC: shifted out */
+    return v_select(v_lt(x, least), K(0.0f), v_mul(p, power));
 }
 
 ALWAYS_INLINE f32x16 v_abs(f32x16 x) { return v_float(vi_and(v_bits(x), vi_set1(0x7fffffff))); }
@@ -106,5 +118,6 @@ V_MATH f32x16 v_act(lw_act act, f32x16 x) {
     default: return x;
     }
 }
+#undef V_MAGIC
 #undef K
 #endif

@@ -134,26 +134,27 @@ def check_guarded(table: str, shape: tuple[int, ...], side: str, causal: bool = 
         assert not np.isnan(out).any()
 
 
-def check_masked_nan(table: str, shape: tuple[int, ...], causal: bool, window: Window, kind: str = "float32") -> None:
+def check_masked_nan(
+    table: str, shape: tuple[int, ...], causal: bool, window: Window, kind: str = "float32", exact: bool = True
+) -> None:
     """Keys and values that no row sees may hold anything, and pages hold NaN beyond the keys."""
     batch, lq, lk, _, kv_heads, d = shape
     q, key, v = inputs(shape)
+    how: dict[str, Any] = {"causal": causal, "window": window, "exact": exact}
     with k.isa(table):
         clean = key if kind == "float32" else bf16(key), v if kind == "float32" else bf16(v)
-        wanted = k.attention(q, *clean, causal=causal, window=window)
+        wanted = k.attention(q, *clean, **how)
         for i in range(lq):  # row i alone, everything that it does not see spoiled
             seen = oracle.visible(lq, lk, causal, window)[i]
             for bad in (np.nan, np.inf):
                 key2, v2 = key.copy(), v.copy()
                 key2[:, ~seen], v2[:, ~seen] = bad, bad
                 spoiled = (key2, v2) if kind == "float32" else (bf16(key2), bf16(v2))
-                oracle.assert_same_bits(
-                    k.attention(q, *spoiled, causal=causal, window=window)[:, i], wanted[:, i], f"row {i}"
-                )
+                oracle.assert_same_bits(k.attention(q, *spoiled, **how)[:, i], wanted[:, i], f"row {i}")
         paged = Paged(batch, lk, kv_heads, d, kind)
         paged.append(key, v, [0] * batch)
         if lk >= lq:
-            got, _ = paged.attend(list(q), [lk - lq] * batch, causal=causal, window=window, kv_length=[lk] * batch)
+            got, _ = paged.attend(list(q), [lk - lq] * batch, kv_length=[lk] * batch, **how)
             oracle.assert_same_bits(np.stack(got), wanted, "paged")
 
 
@@ -197,6 +198,19 @@ def check_extremes(table: str) -> None:
         oracle.assert_same_bits(tiny, equal, "subnormal scores")
         sharp = k.attention(one * 5, huge, v, softcap=30.0)
         np.testing.assert_allclose(sharp[0, 0], v[0, 270], rtol=1e-5, atol=1e-6)
+
+
+def check_faint_weights(table: str) -> None:
+    """Weights down to where float32 has no normal numbers, and below: those are zeros, and nothing is subnormal."""
+    scores = np.concatenate([[0.0], np.linspace(-80, -160, 300)]).astype(np.float32)
+    q, key = np.ones((1, 1, 1, 1), np.float32), scores.reshape(1, -1, 1, 1)
+    v = np.where(np.arange(301) == 0, 0, 1e30).astype(np.float32).reshape(1, -1, 1, 1)
+    with k.isa(table):
+        got = k.attention(q, key, v, scale=1.0)
+        alone = [k.attention(q, key[:, [0, i]], v[:, [0, i]], scale=1.0).item() for i in range(1, 301)]
+    weights = np.where(scores[1:] < -86.5, 0, np.exp(scores[1:].astype(np.float64)))
+    np.testing.assert_allclose(alone, weights * 1e30, rtol=1e-5)
+    np.testing.assert_allclose(got.item(), np.sum(weights) * 1e30, rtol=1e-5)
 
 
 def check_minus_infinity(table: str) -> None:
@@ -262,19 +276,23 @@ def test_guarded(table: str, shape: tuple[int, ...], side: str) -> None:
     check_guarded(table, shape, side)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "exact"), [("float32", True), ("bfloat16", True), ("bfloat16", False)])
 @pytest.mark.parametrize(
     ("shape", "causal", "window"),
     [
         ((1, 5, 5, 2, 1, 16), True, (-1, -1)),
+        ((1, 11, 300, 7, 1, 80), True, (-1, -1)),
+        ((1, 21, 301, 3, 1, 16), True, (33, -1)),
         ((2, 3, 70, 2, 2, 17), True, (9, -1)),
         ((1, 4, 261, 2, 1, 8), False, (3, 2)),
         ((1, 6, 64, 1, 1, 33), False, (0, 0)),
         ((1, 9, 4, 1, 1, 16), True, (-1, -1)),
     ],
 )
-def test_masked_nan_does_not_leak(table: str, shape: tuple[int, ...], causal: bool, window: Window, kind: str) -> None:
-    check_masked_nan(table, shape, causal, window, kind)
+def test_masked_nan_does_not_leak(
+    table: str, shape: tuple[int, ...], causal: bool, window: Window, kind: str, exact: bool
+) -> None:
+    check_masked_nan(table, shape, causal, window, kind, exact)
 
 
 def test_visible_nan_stays_in_its_rows(table: str) -> None:
@@ -287,6 +305,10 @@ def test_no_worse_than_straightforward_float32(table: str) -> None:
 
 def test_extremes(table: str) -> None:
     check_extremes(table)
+
+
+def test_faint_weights(table: str) -> None:
+    check_faint_weights(table)
 
 
 def test_scores_of_minus_infinity(table: str) -> None:
