@@ -21,6 +21,7 @@ typedef struct plan {
     int step;
     int amd;
     int matrix;                  /* on tile registers: other tiles, and activations stay rows */
+    int wide_c;                  /* on tile registers: c is not in L2 */
     int late;                    /* sums are formed aside and finished from there */
     const float *row_scale;      /* of this pass, or NULL */
     unsigned char *packed;       /* plain b: a panel step's lines, packed by the worker that needs them */
@@ -151,7 +152,7 @@ typedef struct job {
 
 /* The hardware follows no jumps between rows of c: ask for them before the tile that needs them at its end (at its
  * beginning, where it continues sums: then one tile ahead). Waiting for c alone costs a fifth where it comes from memory. */
-static void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t bytes) {
+ALWAYS_INLINE void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t bytes) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t at = 0; at < bytes + LW_LINE - 1; at += LW_LINE) __builtin_prefetch(c + i * stride + at, 1, 3);
 }
@@ -192,12 +193,14 @@ static int64_t row_elements(const plan *p) {
     return p->a.lace ? 0 : p->a.ld * (p->a.kind == LW_STAGE_F32 ? 1 : p->a.kind == LW_STAGE_BF16 ? 2 : 4);
 }
 
+static int64_t output_size(const plan *p) { return p->g->c_type == LW_BF16 ? 2 : 4; }
+static char *output_at(const plan *p, int64_t row, int64_t panel) {
+    return (char *)p->g->c + ((p->row0 + row) * p->g->ldc + panel * LW_LANES / (p->g->gated ? 2 : 1)) * output_size(p);
+}
+
 /* Rows of c that the tile at `row` writes, or that one tile further on reads. */
-static void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t panel) {
-    const lw_gemm_args *g = p->g;
-    int64_t size = g->c_type == LW_BF16 ? 2 : 4, half = g->gated ? 2 : 1;
-    fetch_rows((const char *)g->c + ((p->row0 + row) * g->ldc + panel * LW_LANES / half) * size, g->ldc * size, rows,
-               p->step * LW_LANES * size / half);
+ALWAYS_INLINE void fetch_outputs(const plan *p, int64_t row, int64_t rows, int64_t panel, const lw_tile *t) {
+    fetch_rows(output_at(p, row, panel), t->ldo, rows, p->step * t->out_line);
 }
 
 static int far(const plan *p) { return p->w->borrowed || p->w->bytes >= FAR_BYTES; }
@@ -211,7 +214,8 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
     int last = kb == p->a.k_blocks - 1, direct = last && !p->late, per_line = lw_formats[w->format].k_per_line;
     int64_t k0 = kb * p->a.kc, panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_tile t = {.ldb = (ptrdiff_t)w->panel_bytes, .ldr = g->ldr, .k = (int)lw_min(p->a.kc, w->k - k0), .accumulate = kb > 0,
-                 .lda = row_elements(p), .held = j->held};
+                 .lda = row_elements(p), .held = j->held, .ldo = g->ldc * output_size(p),
+                 .out_line = LW_LANES * output_size(p) / (g->gated ? 2 : 1)};
     const int64_t groups = j->group1 - j->group0;
     if (!p->g->plain) t.pace = lw_ceil_div(LW_LINE, groups);
     if (p->a.kind != LW_STAGE_F32) t.k = (int)lw_round_up(t.k, per_line);   /* the tail is zero */
@@ -234,8 +238,8 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
         if (p->a.start) t.start = p->a.start + row;
         if (direct && p->row_scale) t.row_scale = p->row_scale + row;
         float *c_row = c == aside ? c : c + (row - first_row) * t.ldc;
-        if (kb == 0 && last) fetch_outputs(p, row, t.rows, panel);
-        else if (!p->late && row + t.rows < rows_end) fetch_outputs(p, row + t.rows, t.rows, panel);
+        if (kb == 0 && last && !p->matrix) fetch_outputs(p, row, t.rows, panel, &t);
+        else if (!p->late && row + t.rows < rows_end && !p->matrix) fetch_outputs(p, row + t.rows, t.rows, panel, &t);
         int most = most_panels(p, t.rows);
         for (int64_t at = panel; at < panel_end; at += t.panels) {
             int64_t column = at * LW_LANES;
@@ -248,6 +252,7 @@ static void cell(const plan *p, const job *j, int64_t panel, int64_t kb, const u
             t.residual = direct && g->residual ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
             t.column_scale = direct && g->column_scale ? g->column_scale + column : NULL;
             t.c = c_row + (at - panel) * LW_LANES;
+            if (last && p->wide_c) t.out = output_at(p, row, at);
             p->tile(&t);
         }
         if (p->late && last) finish(p, row, t.rows, panel, panel_end - panel, c_row, t.ldc);
@@ -355,6 +360,7 @@ static lw_status run_pass(plan *p, lw_ctx *ctx) {
     p->step = step_of(p, ctx);
     plan_k(p, ctx);
     plan_tasks(p, ctx);
+    p->wide_c = p->matrix && p->a.rows * p->g->ldc * output_size(p) > (int64_t)ctx->l2;
     LW_TRY(plan_memory(p, ctx));
     p->row_scale = p->a.scale ? p->a.scale : p->g->row_scale ? p->g->row_scale + p->row0 : NULL;
     if (p->a.data) LW_TRY(lw_stage_run(ctx, &p->a));

@@ -99,7 +99,7 @@ static void quantize_unit(void *arg, int64_t unit, int worker)
 }
 
 /* The rows of c lie far apart, and tiles would wait for each of them. */
-static void fetch_rows(const float *c, int64_t ldc, int64_t rows)
+ALWAYS_INLINE void fetch_rows(const float *c, int64_t ldc, int64_t rows)
 {
     for (int64_t i = 0; i < rows; i++) {
         __builtin_prefetch(c + i * ldc, 1, 3);

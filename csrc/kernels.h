@@ -24,6 +24,8 @@
  * next, pace: interleaved only: for every line used of a panel what lies `pace` bytes on is fetched into L2, from `next` on and so for
  *   each panel, ldb apart (hints). pace 0: nothing.
  * held: on tile registers only: the rows that they are configured for, 0 at first; the caller releases them. NULL: each call does.
+ * out: on tile registers only: where the results go in the end, rows ldo bytes apart, out_line bytes of each panel: asked for meanwhile
+ *   (hints). NULL: nothing is.
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
 typedef struct lw_tile {
     const void *a;
@@ -43,6 +45,8 @@ typedef struct lw_tile {
     int accumulate, skip;
     ptrdiff_t ahead;
     int *held;
+    const void *out;
+    ptrdiff_t ldo, out_line;
 } lw_tile;
 
 /* What happens to the sums of a product behind the last k, in this order: times column_scale, times row_scale, + bias; act;

@@ -70,7 +70,7 @@ static void convert(const lw_stage *s, int64_t row, int64_t k0, int64_t n, uint3
 /* ---- row groups --------------------------------------------------------------------------------------------------- */
 /* The rows lie apart, and converting one piece takes less time than fetching it from memory: ask for pieces further on.
  * Piece i of a group: rows inside, `step` values of k outside. */
-static void fetch_piece(const lw_stage *s, int64_t first, int64_t rows, int64_t step, int64_t piece) {
+ALWAYS_INLINE void fetch_piece(const lw_stage *s, int64_t first, int64_t rows, int64_t step, int64_t piece) {
     int64_t size = (int64_t)lw_type_size(s->type), k0 = piece / rows * step;
     const char *from = (const char *)s->a + ((first + piece % rows) * s->lda + k0) * size;
     for (int64_t i = 0; i < lw_min(step, s->k - k0) * size; i += LW_LINE) __builtin_prefetch(from + i, 0, 2);

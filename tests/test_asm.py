@@ -121,6 +121,19 @@ LOOP = """
 """
 
 
+DRIVERS = [path for path in sorted((ROOT / "csrc").glob("*.c")) if "__builtin_prefetch" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", DRIVERS, ids=lambda path: path.name)
+def test_what_is_asked_for_is_asked_for(path: Path, tmp_path: Path) -> None:
+    """A function that only asks for lines has no effect that GCC knows: its calls vanish unless it is inlined."""
+    out = tmp_path / "x.o"
+    command = [*CC.split(), *asm.common_flags(), "-O3", "-c", str(path), "-o", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    shown = subprocess.run([NEEDED[1], "-d", str(out)], check=True, capture_output=True, text=True).stdout
+    assert shown.count("prefetch") >= path.read_text().count("__builtin_prefetch")
+
+
 def assembled(text: str, folder: Path) -> list[Any]:
     source, out = folder / "x.s", folder / "x.o"
     source.write_text(text)

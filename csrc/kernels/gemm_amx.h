@@ -23,9 +23,10 @@ typedef enum amx_kind { AMX_DOT, AMX_INT8 } amx_kind;
 
 /* Where a tile stands. step, ldb, ldc in bytes; step: of the activations, from 64 bytes of k to the next. */
 typedef struct amx_at {
-    const char *a, *b, *next;
+    const char *a, *b, *next, *out;
     char *c;
-    ptrdiff_t step, ldb, ldc, ahead, pace;
+    ptrdiff_t step, ldb, ldc, ahead, pace, ldo, out_bytes;
+    int left, out_rows;                                            /* rows of out to be asked for, so many with each block */
 } amx_at;
 
 static void amx_open(int rows, int *held) {
@@ -81,7 +82,16 @@ ALWAYS_INLINE void amx_fetch(const int P, const char *line, ptrdiff_t ldb, ptrdi
     }
 }
 
-ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_at *at, int lines, int accumulate) {
+/* Some rows of where the results go. What is left is kept in memory: the registers do not last. */
+ALWAYS_INLINE void amx_fetch_out(amx_at *at) {
+    for (int i = at->out_rows; i > 0 && at->left > 0; i--, at->left--) {
+        const char *out = at->out;
+        for (ptrdiff_t o = 0; o < at->out_bytes; o += LW_LINE) __builtin_prefetch(out + o, 1, 3);
+        at->out = out + at->ldo;
+    }
+}
+
+ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, amx_at *at, int lines, int accumulate) {
     const char *a = at->a, *b = at->b, *next = at->next;
     const ptrdiff_t step = at->step, ldb = at->ldb;
     if (accumulate) {
@@ -91,9 +101,10 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
     }
     for (int n = lines / 16; n > 0; n--) {
         amx_block(kind, R, P, a, b, ldb);
+        amx_fetch_out(at);
         const ptrdiff_t share = 16 * at->pace, ahead = at->ahead;  /* read again: the registers do not last */
-        if (share) amx_fetch(P, next, ldb, share);
-        if (ahead) amx_fetch(P, b + ahead, ldb, AMX_BLOCK);
+        if (LW_LIKELY(share)) amx_fetch(P, next, ldb, share);
+        if (LW_LIKELY(ahead)) amx_fetch(P, b + ahead, ldb, AMX_BLOCK);
         next += share;
         a += step, b += AMX_BLOCK;
     }
@@ -109,11 +120,11 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_a
     AMX_EACH(AMX_STORE)
 }
 
-typedef void amx_fn(const amx_at *at, int lines, int accumulate);
+typedef void amx_fn(amx_at *at, int lines, int accumulate);
 #define AMX_SHAPES(X, name, kind) \
     X(name, kind, 1, 1) X(name, kind, 1, 2) X(name, kind, 1, 3) X(name, kind, 1, 4) X(name, kind, 2, 1) X(name, kind, 2, 2)
 #define AMX_DEFINE(name, kind, r, p) \
-    static void name##_##r##x##p(const amx_at *at, int n, int accumulate) { amx_body(kind, r, p, at, n, accumulate); }
+    static void name##_##r##x##p(amx_at *at, int n, int accumulate) { amx_body(kind, r, p, at, n, accumulate); }
 #define AMX_ENTRY(name, kind, r, p) [kind][r][p] = name##_##r##x##p,
 AMX_SHAPES(AMX_DEFINE, amxdot, AMX_DOT)
 AMX_SHAPES(AMX_DEFINE, amxint8, AMX_INT8)
@@ -125,12 +136,16 @@ static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
     const int R = t->rows > 16 ? 2 : 1, step = R == 2 ? 2 : AMX_PANELS;
     const int lines = (t->k + (kind == AMX_DOT ? 1 : 3)) / (kind == AMX_DOT ? 2 : 4);
     LW_ASSERT(t->rows >= 1 && t->rows <= AMX_ROWS && t->panels >= 1 && t->panels <= AMX_PANELS && !t->skip);
+    const int out_rows = (int)lw_ceil_div(t->rows, lw_max(lines / 16, 1));
     amx_open(t->rows, t->held);
     for (int p = 0; p < t->panels; p += step) {
-        const amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p),
-                           .step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead,
-                           .next = t->pace ? (const char *)t->next + p * t->ldb : NULL, .pace = t->pace};
-        amx_shapes[kind][R][lw_min(step, t->panels - p)](&at, lines, kind == AMX_DOT && t->accumulate);
+        const int panels = (int)lw_min(step, t->panels - p);
+        amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p), .step = t->rows * LW_LINE,
+                     .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead, .pace = t->pace, .ldo = t->ldo,
+                     .next = t->pace ? (const char *)t->next + p * t->ldb : NULL, .left = t->out ? t->rows : 0,
+                     .out = t->out ? (const char *)t->out + p * t->out_line : NULL, .out_rows = out_rows,
+                     .out_bytes = panels * t->out_line};
+        amx_shapes[kind][R][panels](&at, lines, kind == AMX_DOT && t->accumulate);
     }
     if (!t->held) tmm_release();
 }
