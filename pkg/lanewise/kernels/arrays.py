@@ -18,7 +18,12 @@ FLOATS = ("float32", "float16", "bfloat16")
 
 def is_bfloat16(x: Any) -> bool:
     """Is x an ml_dtypes array? Asked by name, so that ml_dtypes is imported by those who have such arrays."""
-    return bool(x.dtype.name == "bfloat16")
+    return x.dtype.kind == "V" and bool(x.dtype.name == "bfloat16")  # a dtype takes microseconds to name itself
+
+
+def is_byte(x: NDArray[Any]) -> bool:
+    """int8 or uint8"""
+    return x.dtype.itemsize == 1 and x.dtype.kind in "iu"
 
 
 def array(name: str, x: Any) -> NDArray[Any]:

@@ -14,7 +14,6 @@ from .quantised import quantize
 
 Format = Literal["float32", "bfloat16", "int8"]
 FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8")
-INTEGERS = ("int8", "uint8")
 LANES = 16
 # Quantised types that products take as they are: values in a block, and its bytes. Those of GGUF; and the wider classes
 # of its types IQ1, IQ2 and IQ3, whose blocks are d (float32), 16 scales (int8) and 256 nibbles (docs/layouts.md).

@@ -17,12 +17,13 @@ from .arrays import (
     as_rows,
     float32,
     is_bfloat16,
+    is_byte,
     require_shape,
     rows,
     target,
     vector,
 )
-from .packed import INTEGERS, PackedMatrix
+from .packed import PackedMatrix
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
@@ -74,12 +75,12 @@ def gemm(
         raise ValueError("a: at least one dimension expected, got a scalar")
     if a.shape[-1] != k:
         raise ValueError(f"a: {k} values in its last dimension expected, as b has them, got shape {list(a.shape)}")
-    if a.dtype.name in INTEGERS and not integers:
+    if is_byte(a) and not integers:
         raise TypeError(f"a: float32, float16 or bfloat16 expected for such a b, got {a.dtype.name}; use astype")
     shape = (*a.shape[:-1], gated or n)
     column_scale = b.scales if plain is None else None
     row_scale = _row_scale(a_scale, a)
-    scaled = a.dtype.name not in INTEGERS or row_scale is not None or column_scale is not None
+    scaled = not is_byte(a) or row_scale is not None or column_scale is not None
     bias = _bias(b, bias, gated or n)
     if residual is not None:
         residual = float32("residual", residual)
@@ -106,7 +107,7 @@ def _operand(name: str, x: Any, narrow: bool) -> NDArray[Any]:
     if narrow and is_bfloat16(x) and x.dtype.isnative and x.flags.aligned:
         bits: NDArray[np.uint16] = x.view(np.uint16)
         return bits
-    return x if x.dtype.name in INTEGERS else float32(name, x)
+    return x if is_byte(x) else float32(name, x)
 
 
 def _plain(b: Any, trans_b: bool) -> NDArray[Any]:
@@ -126,7 +127,7 @@ def _plain(b: Any, trans_b: bool) -> NDArray[Any]:
 def _row_scale(a_scale: Any, a: NDArray[Any]) -> NDArray[np.float32] | None:
     if a_scale is None:
         return None
-    if a.dtype.name not in INTEGERS:
+    if not is_byte(a):
         raise ValueError("a_scale: only an int8 or uint8 a has scales; a floating point a gets its own")
     scale = float32("a_scale", a_scale)
     require_shape("a_scale", scale, a.shape[:-1])
