@@ -50,22 +50,12 @@ static int group_rows(const lw_attend_block *b, int row) {
     return (int)lw_ceil_div(left, lw_ceil_div(left, r));
 }
 
-/* The queries in bfloat16; for tile registers those of a row group together: [values / 32][row][32]. */
 static void round_queries(const lw_attend_block *b) {
     const lw_attend_job *j = b->j;
     for (int row = 0, rows; row < b->rows; row += rows) {
         rows = group_rows(b, row);
-        for (int i = 0; i < rows; i++) {
-            const float *q = b->q + (size_t)(row + i) * j->d_pad;
-            if (!j->matrix) {
-                j->ctx->kernels->to_dot((size_t)j->d_pad, q, b->q16 + (size_t)(row + i) * j->q_width);
-                continue;
-            }
-            uint16_t *group = b->q16 + (size_t)row * j->q_width, rounded[LW_MAX_HEAD_DIM] = {0};
-            j->ctx->kernels->to_dot((size_t)j->d, q, rounded);
-            for (int k = 0; k < j->q_width; k += MATRIX_LINE)
-                memcpy(group + (size_t)k * rows + (size_t)i * MATRIX_LINE, rounded + k, MATRIX_LINE * 2);
-        }
+        for (int i = 0; i < rows; i++)
+            lw_attend_round(j, j->d_pad, b->q + (size_t)(row + i) * j->d_pad, i, rows, j->q_width, b->q16 + (size_t)row * j->q_width);
     }
 }
 

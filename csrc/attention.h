@@ -43,7 +43,11 @@ typedef struct lw_attend_block {
 /* The positions that a row of the block sees. */
 lw_span lw_attend_span(const lw_attend_block *b, int row);
 
-/* attention_segment.c: rows row .. row+rows-1 of the block over the segment at `origin`. Leaves o2, from its first row on, and fills
+/* attention_segment.c. n values as row `row` of a group of `rows` in bfloat16. to: the rows one after another, ld apart; for tile
+ * registers [n / 32][row][32], filled up with zeros. */
+void lw_attend_round(const lw_attend_job *j, int n, const float *x, int row, int rows, int ld, uint16_t *to);
+
+/* Rows row .. row+rows-1 of the block over the segment at `origin`. Leaves o2, from its first row on, and fills
  * max2, sum2 (sum2 = 0: the row sees nothing of this segment). */
 void lw_attend_segment(lw_attend_block *b, int row, int rows, int64_t origin, float *max2, float *sum2);
 #endif

@@ -59,7 +59,8 @@ static void scores(const lw_attend_block *b, int row, int rows, int64_t origin, 
     }
 }
 
-/* o2[row] += p[row][lo..hi) . values, in ascending position: chains continue, so any cut at an even position gives the same bits. */
+/* o2[row] += p[row][lo..hi) . values, in ascending position: chains continue, so any cut at the border of a line gives the same bits
+ * (of 32 positions on tile registers). */
 static void weigh(const lw_attend_block *b, int row, int rows, int64_t origin, lw_span r) {
     const lw_attend_job *j = b->j;
     const lw_cache *c = j->cache;
@@ -151,18 +152,17 @@ static void weigh_rows(lw_attend_block *b, int rows, int64_t origin, const lw_sp
     for (int i = 0; i < rows; i++) weigh_row(b, i, rows, origin, clip(spans[i], inner.hi, spans[i].hi));
 }
 
-/* A row of `n` weights from position `at` of the segment on, as the second product reads them. */
-static void place_weights(const lw_attend_block *b, int row, int rows, int64_t at, int64_t n, const float *s) {
-    const lw_attend_job *j = b->j;
-    if (!j->dot) return;
+void lw_attend_round(const lw_attend_job *j, int n, const float *x, int row, int rows, int ld, uint16_t *to) {
     if (!j->matrix) {
-        j->ctx->kernels->to_dot((size_t)n, s, b->p16 + (size_t)row * SCORE_LD + at);
+        j->ctx->kernels->to_dot((size_t)n, x, to + (size_t)row * ld);
         return;
     }
-    uint16_t rounded[LW_SEGMENT];
-    j->ctx->kernels->to_dot((size_t)n, s, rounded);
-    for (int64_t i = 0; i < n; i += MATRIX_LINE)
-        memcpy(b->p16 + (at + i) * rows + row * MATRIX_LINE, rounded + i, MATRIX_LINE * 2);
+    to += row * MATRIX_LINE;
+    for (int i = 0; i < n; i += MATRIX_LINE, to += rows * MATRIX_LINE) {
+        int some = (int)lw_min(MATRIX_LINE, n - i);
+        j->ctx->kernels->to_dot((size_t)some, x + i, to);
+        if (some < MATRIX_LINE) memset(to + some, 0, (size_t)(MATRIX_LINE - some) * 2);
+    }
 }
 
 void lw_attend_segment(lw_attend_block *b, int row, int rows, int64_t origin, float *max2, float *sum2) {
@@ -184,7 +184,7 @@ void lw_attend_segment(lw_attend_block *b, int row, int rows, int64_t origin, fl
         if (spans[i].lo < 0) memset(s, 0, (size_t)(hi - lo) * sizeof(float));
         else j->ctx->kernels->segment_softmax((int)(hi - lo), (int)(spans[i].lo - lo), (int)(spans[i].hi - lo), shape->scale,
                                               shape->softcap, s, &max2[i], &sum2[i]);
-        place_weights(b, i, rows, lo - origin, hi - lo, s);
+        if (j->dot) lw_attend_round(j, (int)(hi - lo), s, i, rows, SCORE_LD, b->p16 + (lo - origin) * (j->matrix ? rows : 1));
     }
     memset(b->o2, 0, (size_t)rows * j->d_pad * sizeof(float));
     weigh_rows(b, rows, origin, spans);

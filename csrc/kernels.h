@@ -156,8 +156,8 @@ typedef struct lw_kernels {
 
     /* Attention, one row over one segment: s[n] raw scores (n a multiple of 16) become probabilities exp(t - max) in
      * place, t = score*scale (softcap 0) or softcap*tanh(score*scale/softcap); lanes outside [lo, hi) become exactly 0
-     * whatever they hold, and so do those below exp(-86.5). *max is the largest t in [lo, hi), *sum the sum of the probabilities: lane-wise over the lines
-     * in order, then a fixed tree. Nothing but -inf: zeros, *sum = 0. lo < hi. */
+     * whatever they hold, and so do those below exp(-86.5). *max is the largest t in [lo, hi), *sum the sum of the
+     * probabilities: lane-wise over the lines in order, then a fixed tree. Nothing but -inf: zeros, *sum = 0. lo < hi. */
     void (*segment_softmax)(int n, int lo, int hi, float scale, float softcap, float *s, float *max, float *sum);
     /* Merges a later segment (o2, max2, sum2) into the running (o, max, sum): both rescaled by exp(max - new max) likewise. n: any. */
     void (*segment_merge)(int n, float *o, float *max, float *sum, const float *o2, float max2, float sum2);

@@ -45,16 +45,16 @@ static void to_int8(const float *x, int64_t n, float scale, int8_t *out) {
 /* Values k0 .. k0+n of a row as units. Tails are zero. */
 static void convert(const lw_stage *s, int64_t row, int64_t k0, int64_t n, uint32_t *out) {
     if (s->kind != LW_STAGE_INT8) {
-        const float *a = (const float *)s->a + row * s->lda + k0;
-        const uint16_t *bits = (const uint16_t *)s->a + row * s->lda + k0;
+        const char *from = (const char *)s->a + (row * s->lda + k0) * (int64_t)lw_type_size(s->type);
         const int narrow = s->type == LW_BF16;
-        if (s->kind == LW_STAGE_F32) {
-            if (!narrow) memcpy(out, a, (size_t)n * 4);
-            for (int64_t i = 0; narrow && i < n; i++) out[i] = (uint32_t)bits[i] << 16;
-        } else {
-            if (narrow) memcpy(out, bits, (size_t)n * 2);
-            else s->kernels->to_dot((size_t)n, a, (uint16_t *)out);
+        if (s->kind == LW_STAGE_BF16) {
+            if (narrow) memcpy(out, from, (size_t)n * 2);
+            else s->kernels->to_dot((size_t)n, (const float *)from, (uint16_t *)out);
             if (n & 1) ((uint16_t *)out)[n] = 0;
+        } else if (narrow) {
+            for (int64_t i = 0; i < n; i++) out[i] = (uint32_t)((const uint16_t *)from)[i] << 16;
+        } else {
+            memcpy(out, from, (size_t)n * 4);
         }
         return;
     }

@@ -49,8 +49,8 @@ ALWAYS_INLINE void finish_gate(lw_act act, const lw_finish *f) {
     }
 }
 
-/* The same for a product of the CPU's bfloat16 dot product. */
 #ifdef LW_HAS_DOT
+/* The same, two lines at a time, as the bfloat16 dot product of the CPU would round them. */
 ALWAYS_INLINE void finish_gate_dot(lw_act act, const lw_finish *f) {
     for (int r = 0; r < f->rows; r++) {
         for (int i = 0; i < f->columns; i += 32) {
