@@ -43,25 +43,25 @@ static void amx_open(int rows, int *held) {
 
 /* sums += 16 lines: R groups of 16 rows, P panels */
 ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char *a, const char *b, ptrdiff_t ldb) {
-    tmm_load(4, a, LW_LINE);
-    tmm_load(6, b, LW_LINE);
+    tmm_stream(4, a, LW_LINE);
+    tmm_stream(6, b, LW_LINE);
     AMX_MULTIPLY(kind, 0, 4, 6);
     if (P > 1) {
-        tmm_load(7, b + ldb, LW_LINE);
+        tmm_stream(7, b + ldb, LW_LINE);
         AMX_MULTIPLY(kind, 1, 4, 7);
     }
     if (R == 2) {
-        tmm_load(5, a + 16 * LW_LINE, LW_LINE);
+        tmm_stream(5, a + 16 * LW_LINE, LW_LINE);
         AMX_MULTIPLY(kind, 2, 5, 6);
         if (P > 1) AMX_MULTIPLY(kind, 3, 5, 7);
         return;
     }
     if (P > 2) {
-        tmm_load(6, b + 2 * ldb, LW_LINE);
+        tmm_stream(6, b + 2 * ldb, LW_LINE);
         AMX_MULTIPLY(kind, 2, 4, 6);
     }
     if (P > 3) {
-        tmm_load(7, b + 3 * ldb, LW_LINE);
+        tmm_stream(7, b + 3 * ldb, LW_LINE);
         AMX_MULTIPLY(kind, 3, 4, 7);
     }
 }

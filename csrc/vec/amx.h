@@ -20,6 +20,7 @@ typedef struct tmm_config {         /* what LDTILECFG reads */
 #define tmm_release() __asm__ volatile("tilerelease" : : : "memory")
 #define tmm_zero(t) __asm__ volatile("tilezero %%tmm" #t : : : "memory")
 #define tmm_load(t, p, stride) AMX_ASM("tileloadd (%0,%1,1), %%tmm" #t, "r"(p), "r"((ptrdiff_t)(stride)))
+#define tmm_stream(t, p, stride) AMX_ASM("tileloaddt1 (%0,%1,1), %%tmm" #t, "r"(p), "r"((ptrdiff_t)(stride)))
 #define tmm_store(t, p, stride) AMX_ASM("tilestored %%tmm" #t ", (%0,%1,1)", "r"(p), "r"((ptrdiff_t)(stride)))
 /* c += a . b: pairs of bfloat16, or signed bytes of a times unsigned (tmm_signed: signed) bytes of b */
 #define tmm_bf16(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
@@ -63,6 +64,7 @@ static void tmm_load(int t, const void *p, ptrdiff_t stride) {
     memset(tmm_now.data[t], 0, sizeof tmm_now.data[t]);
     for (int r = 0; r < rows; r++) memcpy(tmm_now.data[t][r], (const char *)p + r * stride, tmm_now.config.bytes[t]);
 }
+static void tmm_stream(int t, const void *p, ptrdiff_t stride) { tmm_load(t, p, stride); }
 static void tmm_store(int t, void *p, ptrdiff_t stride) {
     const int rows = tmm_rows(t);
     for (int r = 0; r < rows; r++) memcpy((char *)p + r * stride, tmm_now.data[t][r], tmm_now.config.bytes[t]);
