@@ -50,6 +50,7 @@ typedef struct lw_sums {
     int64_t ld, row, panel, panels;
     int rows, integers;
     const float *row_scale;      /* of the first row */
+    const int32_t *start, *offsets; /* of the first row, of the first panel */
 } lw_sums;
 void lw_gemm_finish(const lw_kernels *kernels, const lw_gemm_args *g, const lw_sums *sums, int64_t n);
 lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args);   /* quantised weights (gemm_quant.c) */

@@ -23,10 +23,14 @@
  *   tile_f32, tile_bf16 and tile_dot if interleaved.
  * next, pace: interleaved only: for every line used of a panel what lies `pace` bytes on is fetched into L2, from `next` on and so for
  *   each panel, ldb apart (hints). pace 0: nothing.
+ * again: on tile registers only: the next tile multiplies other rows by the same panels, so some lines of these stay in L1.
+ * due: on tile registers only, or NULL: sums of an earlier tile. Meanwhile they are finished, row by row: the first moves on, `rows` are
+ *   left.
  * held: on tile registers only: the rows that they are configured for, 0 at first; the caller releases them. NULL: each call does.
  * out: on tile registers only: where the results go in the end, rows ldo bytes apart, out_line bytes of each panel: asked for meanwhile
  *   (hints). NULL: nothing is.
  * columns: 1 .. 16*panels; only these are read from bias/residual and written to c. */
+typedef struct lw_finish lw_finish;
 typedef struct lw_tile {
     const void *a;
     ptrdiff_t lda;
@@ -42,20 +46,22 @@ typedef struct lw_tile {
     const int32_t *start, *offsets;
     const float *row_scale, *column_scale;
     int rows, panels, columns, k;
-    int accumulate, skip;
+    int accumulate, skip, again;
     ptrdiff_t ahead;
     int *held;
+    lw_finish *due;
     const void *out;
     ptrdiff_t ldo, out_line;
 } lw_tile;
 
-/* What happens to the sums of a product behind the last k, in this order: times column_scale, times row_scale, + bias; act;
+/* What happens to the sums of a product behind the last k, in this order: integers + start[row] + offsets[column]; times column_scale, times row_scale, + bias; act;
  * times the gate's partner; + residual; rounded to `type`. Vectors may be NULL; sums are whole lines.
  * gated: sums alternate 16 gate, 16 up (bias and column_scale too): act(gate) * up, half as many columns.
  * type LW_I32: the integers as they are. dot: bfloat16 is made for tile_dot, subnormals may become zeros. */
-typedef struct lw_finish {
+struct lw_finish {
     const float *sums;           /* or int32 */
     ptrdiff_t ld;
+    const int32_t *start, *offsets;
     int integers, rows, columns; /* columns of c */
     const float *row_scale, *column_scale, *bias, *residual;
     ptrdiff_t ldr;
@@ -65,7 +71,7 @@ typedef struct lw_finish {
     ptrdiff_t ldc;
     lw_type type;
     int dot;
-} lw_finish;
+};
 
 /* One tile of a product of quantised weights: c[rows][columns] = a . panels^T, activations as `quantize` made them.
  * form: the row of lw_quants (quant.h) that b is: a format, or what expand_quant made of one. b: the first panel, ldb bytes to

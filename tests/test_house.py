@@ -98,7 +98,7 @@ LAYERS = {
     1: "kernels cpu format lace quant status",
     2: "weight weight_quant pool arena context",
     3: "stage",
-    4: "product gemm gemm_quant attention attention_segment cache rowwise angles measure",
+    4: "product gemm gemm_tasks gemm_matrix gemm_quant attention attention_segment cache rowwise angles measure",
     5: "ops program",
 }
 RANK = {stem: rank for rank, stems in LAYERS.items() for stem in stems.split()}

@@ -4,7 +4,11 @@
  * pair, so that each operand that is loaded is used twice. Activations are in tmm4 and 5, weights in 6 and 7. What
  * is left of k beyond whole blocks of 16 lines runs on a copy of its lines filled up with zeros: nothing behind a panel is read.
  *
- * A line is asked for once and no more: requests of software occupy the buffers that tiles are loaded through.
+ * What bounds a tile is how many lines may be on their way to the L1 cache at once. So what is read once goes past it; of panels that are
+ * read again at once as many lines as fit (AMX_KEPT blocks of 16) stay; and a line is asked for once and no more, since
+ * requests of software wait in the same buffers.
+ *
+ * Vectors finish an earlier tile's sums meanwhile (lw_tile.due), a row every few blocks.
  *
  * Registers are configured once for a task and number of rows (lw_tile.held) and released behind it: both take hundreds of cycles.
  * Bits: a block of 32 values of k is two chains (even, odd), added, added to the sum. Blocks begin at multiples of 32
@@ -12,7 +16,9 @@
 #ifndef LW_KERNELS_GEMM_AMX_H
 #define LW_KERNELS_GEMM_AMX_H
 
-enum { AMX_ROWS = 32, AMX_PANELS = 4, AMX_BLOCK = 16 * LW_LINE };
+enum { AMX_ROWS = 32, AMX_PANELS = 4, AMX_BLOCK = 16 * LW_LINE, AMX_KEPT = 32 };
+/* How rows that are due are finished. By far the most are in line: calls, and what they store, fill what lets tiles run ahead. */
+typedef enum amx_due { DUE_NONE, DUE_LINES, DUE_SILU, DUE_CALL, DUE_COUNT } amx_due;
 typedef enum amx_kind { AMX_DOT, AMX_INT8 } amx_kind;
 
 #define AMX_MULTIPLY(kind, c, a, b)           \
@@ -26,7 +32,10 @@ typedef struct amx_at {
     const char *a, *b, *next, *out;
     char *c;
     ptrdiff_t step, ldb, ldc, ahead, pace, ldo, out_bytes;
+    int kept;                                                      /* blocks of weights that the next tile reads again */
     int left, out_rows;                                            /* rows of out to be asked for, so many with each block */
+    const lw_finish *due;
+    int due_row, due_rows, due_blocks, owed;                       /* so many rows of due in so many blocks; owed: times due_blocks */
 } amx_at;
 
 static void amx_open(int rows, int *held) {
@@ -41,13 +50,14 @@ static void amx_open(int rows, int *held) {
     tmm_configure(&config);
 }
 
-/* sums += 16 lines: R groups of 16 rows, P panels */
-ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char *a, const char *b, ptrdiff_t ldb) {
+/* sums += 16 lines: R groups of 16 rows, P panels. kept: the weights stay in L1. */
+#define AMX_WEIGHTS(t, b) if (kept) tmm_load(t, b, LW_LINE); else tmm_stream(t, b, LW_LINE)
+ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const int kept, const char *a, const char *b, ptrdiff_t ldb) {
     tmm_stream(4, a, LW_LINE);
-    tmm_stream(6, b, LW_LINE);
+    AMX_WEIGHTS(6, b);
     AMX_MULTIPLY(kind, 0, 4, 6);
     if (P > 1) {
-        tmm_stream(7, b + ldb, LW_LINE);
+        AMX_WEIGHTS(7, b + ldb);
         AMX_MULTIPLY(kind, 1, 4, 7);
     }
     if (R == 2) {
@@ -57,11 +67,11 @@ ALWAYS_INLINE void amx_block(amx_kind kind, const int R, const int P, const char
         return;
     }
     if (P > 2) {
-        tmm_stream(6, b + 2 * ldb, LW_LINE);
+        AMX_WEIGHTS(6, b + 2 * ldb);
         AMX_MULTIPLY(kind, 2, 4, 6);
     }
     if (P > 3) {
-        tmm_stream(7, b + 3 * ldb, LW_LINE);
+        AMX_WEIGHTS(7, b + 3 * ldb);
         AMX_MULTIPLY(kind, 3, 4, 7);
     }
 }
@@ -86,36 +96,70 @@ ALWAYS_INLINE void amx_fetch(const int P, const char *line, ptrdiff_t ldb, ptrdi
 ALWAYS_INLINE void amx_fetch_out(amx_at *at) {
     for (int i = at->out_rows; i > 0 && at->left > 0; i--, at->left--) {
         const char *out = at->out;
-        for (ptrdiff_t o = 0; o < at->out_bytes; o += LW_LINE) __builtin_prefetch(out + o, 1, 3);
+        for (ptrdiff_t o = 0; o < at->out_bytes; o += LW_LINE) tmm_ask(out + o);
         at->out = out + at->ldo;
     }
 }
 
-ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, amx_at *at, int lines, int accumulate) {
+/* Rows that a tile is asked to finish: whole lines, two at a time (of a gate, 32 sums each), or by a call. */
+static amx_due amx_due_of(amx_kind kind, const lw_finish *f) {
+    if (!f || !f->rows) return DUE_NONE;
+    if (f->columns % 16 || f->integers != (kind == AMX_INT8)) return DUE_CALL;
+    if (f->gated) {
+        const int plain = !f->integers && !f->column_scale && !f->row_scale && !f->bias && !f->residual;
+        return plain && f->type == LW_BF16 && f->dot && f->act == LW_ACT_SILU ? DUE_SILU : DUE_CALL;
+    }
+    return f->act == LW_ACT_NONE && f->columns % 32 == 0 ? DUE_LINES : DUE_CALL;
+}
+
+ALWAYS_INLINE void amx_finish(amx_kind kind, amx_due due, const lw_finish *f, int row) {
+    if (due == DUE_CALL) {
+        finish_row(f, row);
+        return;
+    }
+    for (int i = 0; i < f->columns; i += 16) {
+        const float *sums = f->sums + row * f->ld + 2 * i;
+        if (due == DUE_SILU) v_store_bf16((uint16_t *)f->c + row * f->ldc + i, v_mul(v_silu(v_load(sums)), v_load(sums + 16)));
+        else if (kind == AMX_INT8 && f->type == LW_I32) v_store((float *)f->c + row * f->ldc + i, v_float(finish_integers(f, row, i)));
+        else finish_values(LW_ACT_NONE, 0, f, row, i, 16);
+    }
+}
+
+/* n blocks; at->a, b and next move on. */
+ALWAYS_INLINE void amx_run(amx_kind kind, const int R, const int P, const int kept, const amx_due due, amx_at *at, int n) {
     const char *a = at->a, *b = at->b, *next = at->next;
     const ptrdiff_t step = at->step, ldb = at->ldb;
-    if (accumulate) {
-        AMX_EACH(AMX_LOAD)
-    } else {
-        AMX_EACH(AMX_ZERO)
-    }
-    for (int n = lines / 16; n > 0; n--) {
-        amx_block(kind, R, P, a, b, ldb);
+    int owed = at->owed, row = at->due_row;
+    for (; n > 0; n--) {
+        amx_block(kind, R, P, kept, a, b, ldb);
         amx_fetch_out(at);
+        if (due) for (owed += at->due_rows; owed >= at->due_blocks; owed -= at->due_blocks) amx_finish(kind, due, at->due, row++);
         const ptrdiff_t share = 16 * at->pace, ahead = at->ahead;  /* read again: the registers do not last */
         if (LW_LIKELY(share)) amx_fetch(P, next, ldb, share);
         if (LW_LIKELY(ahead)) amx_fetch(P, b + ahead, ldb, AMX_BLOCK);
         next += share;
         a += step, b += AMX_BLOCK;
     }
+    at->a = a, at->b = b, at->next = next, at->owed = owed, at->due_row = row;
+}
+
+ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, const amx_due due, amx_at *at, int lines, int accumulate) {
+    if (accumulate) {
+        AMX_EACH(AMX_LOAD)
+    } else {
+        AMX_EACH(AMX_ZERO)
+    }
+    const int kept = (int)lw_min(at->kept / P, lines / 16);
+    amx_run(kind, R, P, 1, due, at, kept);
+    amx_run(kind, R, P, 0, due, at, lines / 16 - kept);
     if (lines % 16) {
         ALIGN(64) char tail[AMX_PANELS * AMX_BLOCK];
         const size_t some = (size_t)(lines % 16) * LW_LINE;
         for (int p = 0; p < P; p++) {
-            memcpy(tail + p * AMX_BLOCK, b + p * ldb, some);
+            memcpy(tail + p * AMX_BLOCK, at->b + p * at->ldb, some);
             memset(tail + p * AMX_BLOCK + some, 0, AMX_BLOCK - some);
         }
-        amx_block(kind, R, P, a, tail, AMX_BLOCK);
+        amx_block(kind, R, P, 0, at->a, tail, AMX_BLOCK);
     }
     AMX_EACH(AMX_STORE)
 }
@@ -123,68 +167,49 @@ ALWAYS_INLINE void amx_body(amx_kind kind, const int R, const int P, amx_at *at,
 typedef void amx_fn(amx_at *at, int lines, int accumulate);
 #define AMX_SHAPES(X, name, kind) \
     X(name, kind, 1, 1) X(name, kind, 1, 2) X(name, kind, 1, 3) X(name, kind, 1, 4) X(name, kind, 2, 1) X(name, kind, 2, 2)
-#define AMX_DEFINE(name, kind, r, p) \
-    static void name##_##r##x##p(amx_at *at, int n, int accumulate) { amx_body(kind, r, p, at, n, accumulate); }
-#define AMX_ENTRY(name, kind, r, p) [kind][r][p] = name##_##r##x##p,
+#define AMX_FUNCTION(name, kind, due, r, p) \
+    static void name##_##due##_##r##x##p(amx_at *at, int n, int accumulate) { amx_body(kind, r, p, due, at, n, accumulate); }
+#define AMX_DEFINE(name, kind, r, p)                 \
+    AMX_FUNCTION(name, kind, DUE_NONE, r, p)         \
+    AMX_FUNCTION(name, kind, DUE_CALL, r, p)
+#define AMX_ENTRY(name, kind, r, p) \
+    [kind][r][p] = {[DUE_NONE] = name##_DUE_NONE_##r##x##p, [DUE_LINES] = name##_DUE_CALL_##r##x##p, \
+                    [DUE_SILU] = name##_DUE_CALL_##r##x##p, [DUE_CALL] = name##_DUE_CALL_##r##x##p},
 AMX_SHAPES(AMX_DEFINE, amxdot, AMX_DOT)
 AMX_SHAPES(AMX_DEFINE, amxint8, AMX_INT8)
-static amx_fn *const amx_shapes[2][3][AMX_PANELS + 1] = {AMX_SHAPES(AMX_ENTRY, amxdot, AMX_DOT)
-                                                         AMX_SHAPES(AMX_ENTRY, amxint8, AMX_INT8)};
+AMX_FUNCTION(amxdot, AMX_DOT, DUE_LINES, 2, 2)
+AMX_FUNCTION(amxdot, AMX_DOT, DUE_SILU, 2, 2)
+AMX_FUNCTION(amxint8, AMX_INT8, DUE_LINES, 2, 2)
+static amx_fn *const amx_shapes[2][3][AMX_PANELS + 1][DUE_COUNT] = {AMX_SHAPES(AMX_ENTRY, amxdot, AMX_DOT)
+                                                                    AMX_SHAPES(AMX_ENTRY, amxint8, AMX_INT8)};
+static amx_fn *amx_function(amx_kind kind, int R, int panels, amx_due due) {
+    if (R == 2 && panels == 2 && due == DUE_LINES) return kind == AMX_DOT ? amxdot_DUE_LINES_2x2 : amxint8_DUE_LINES_2x2;
+    if (R == 2 && panels == 2 && due == DUE_SILU && kind == AMX_DOT) return amxdot_DUE_SILU_2x2;
+    return amx_shapes[kind][R][panels][due];
+}
 
-/* The sums of a tile -> c, rows `ldc` floats apart, all columns of its panels. */
-static void amx_sums(amx_kind kind, const lw_tile *t, float *c, ptrdiff_t ldc) {
-    const int R = t->rows > 16 ? 2 : 1, step = R == 2 ? 2 : AMX_PANELS;
-    const int lines = (t->k + (kind == AMX_DOT ? 1 : 3)) / (kind == AMX_DOT ? 2 : 4);
+ALWAYS_INLINE void amx_tile(amx_kind kind, const lw_tile *t) {
+    const int R = t->rows > 16 ? 2 : 1, step = R == 2 ? 2 : AMX_PANELS, per_line = kind == AMX_DOT ? 2 : 4;
+    const int lines = (t->k + per_line - 1) / per_line, due = t->due ? t->due->rows : 0;
     LW_ASSERT(t->rows >= 1 && t->rows <= AMX_ROWS && t->panels >= 1 && t->panels <= AMX_PANELS && !t->skip);
-    const int out_rows = (int)lw_ceil_div(t->rows, lw_max(lines / 16, 1));
+    amx_at at = {.step = t->rows * LW_LINE, .ldb = t->ldb, .ldc = t->ldc * 4, .ahead = t->ahead, .pace = t->pace, .ldo = t->ldo,
+                 .out_rows = (int)lw_ceil_div(t->rows, lw_max(lines / 16, 1)), .kept = t->again ? AMX_KEPT : 0,
+                 .due = t->due, .due_rows = due, .due_blocks = lw_max(lines / 16 * (int)lw_ceil_div(t->panels, step), 1)};
+    const amx_due way = amx_due_of(kind, t->due);
     amx_open(t->rows, t->held);
     for (int p = 0; p < t->panels; p += step) {
         const int panels = (int)lw_min(step, t->panels - p);
-        amx_at at = {.a = t->a, .b = (const char *)t->b + p * t->ldb, .c = (char *)(c + 16 * p), .step = t->rows * LW_LINE,
-                     .ldb = t->ldb, .ldc = ldc * 4, .ahead = t->ahead, .pace = t->pace, .ldo = t->ldo,
-                     .next = t->pace ? (const char *)t->next + p * t->ldb : NULL, .left = t->out ? t->rows : 0,
-                     .out = t->out ? (const char *)t->out + p * t->out_line : NULL, .out_rows = out_rows,
-                     .out_bytes = panels * t->out_line};
-        amx_shapes[kind][R][panels](&at, lines, kind == AMX_DOT && t->accumulate);
+        at.a = t->a, at.b = (const char *)t->b + p * t->ldb, at.c = (char *)(t->c + 16 * p);
+        if (t->pace) at.next = (const char *)t->next + p * t->ldb;
+        if (t->out) at.out = (const char *)t->out + p * t->out_line, at.out_bytes = panels * t->out_line, at.left = t->rows;
+        amx_function(kind, R, panels, way)(&at, lines, kind == AMX_DOT && t->accumulate);
     }
+    if (way) finish_next(t->due, at.due_row);
     if (!t->held) tmm_release();
 }
+static void amx_dot(const lw_tile *t) { amx_tile(AMX_DOT, t); }
+static void amx_int8(const lw_tile *t) { amx_tile(AMX_INT8, t); }
 static void amx_release(void) { tmm_release(); }
-
-static void amx_dot(const lw_tile *t) {
-    const int width = 16 * t->panels;
-    if (LW_LIKELY(t->columns == width && !t->bias && !t->residual)) {
-        amx_sums(AMX_DOT, t, t->c, t->ldc);
-        return;
-    }
-    ALIGN(64) float sums[AMX_ROWS * AMX_PANELS * 16];
-    for (int r = 0; t->accumulate && r < t->rows; r++) {
-        memset(sums + r * width, 0, sizeof(float) * (size_t)width);
-        memcpy(sums + r * width, t->c + r * t->ldc, sizeof(float) * (size_t)t->columns);
-    }
-    amx_sums(AMX_DOT, t, sums, width);
-    tile_finish(t, sums, width);
-}
-
-static void amx_int8(const lw_tile *t) {
-    ALIGN(64) float sums[AMX_ROWS * AMX_PANELS * 16];
-    const int width = 16 * t->panels;
-    amx_sums(AMX_INT8, t, sums, width);
-    for (int r = 0; r < t->rows; r++) {
-        const i32x16 start = vi_set1((uint32_t)t->start[r]);
-        for (int i = 0; i < t->columns; i += 16) {
-            const int n = (int)lw_min(16, t->columns - i);
-            i32x16 sum = vi_add(vi_load(sums + r * width + i), start);
-            if (t->offsets) sum = vi_add(sum, vi_load(t->offsets + i));
-            f32x16 v = v_float(sum);
-            if (t->column_scale) {
-                v = v_mul(v_mul(vi_float(sum), v_loadn(t->column_scale + i, n)), v_set1(t->row_scale[r]));
-                if (t->bias) v = v_add(v, v_loadn(t->bias + i, n));
-            }
-            v_storen(t->c + r * t->ldc + i, v, n);
-        }
-    }
-}
 
 /* ---- the limits of the tile registers ------------------------------------------------------------------------------- */
 ALWAYS_INLINE double amx_peak(amx_kind kind, long iterations) {

@@ -22,11 +22,13 @@ typedef struct tmm_config {         /* what LDTILECFG reads */
 #define tmm_load(t, p, stride) AMX_ASM("tileloadd (%0,%1,1), %%tmm" #t, "r"(p), "r"((ptrdiff_t)(stride)))
 #define tmm_stream(t, p, stride) AMX_ASM("tileloaddt1 (%0,%1,1), %%tmm" #t, "r"(p), "r"((ptrdiff_t)(stride)))
 #define tmm_store(t, p, stride) AMX_ASM("tilestored %%tmm" #t ", (%0,%1,1)", "r"(p), "r"((ptrdiff_t)(stride)))
+#define tmm_ask(p) __asm__ volatile("prefetchw (%0)" : : "r"(p))   /* a line that will be written */
 /* c += a . b: pairs of bfloat16, or signed bytes of a times unsigned (tmm_signed: signed) bytes of b */
 #define tmm_bf16(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 #define tmm_int8(c, a, b) __asm__ volatile("tdpbsud %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 #define tmm_signed(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 #else
+#define tmm_ask(p) ((void)(p))
 typedef struct tmm_state {
     tmm_config config;
     uint8_t data[8][16][64];
