@@ -142,7 +142,7 @@ static lw_status run_pass(lw_gemm_plan *p, lw_ctx *ctx) {
     p->step = step_of(p, ctx);
     plan_k(p, ctx);
     plan_tasks(p, ctx);
-    p->wide_c = p->matrix && p->a.rows * p->g->ldc * lw_output_size(p) > (int64_t)ctx->l2;
+    p->ask_c = p->matrix && p->a.rows * p->g->ldc * lw_output_size(p) > (int64_t)ctx->l1d;
     LW_TRY(plan_memory(p, ctx));
     p->row_scale = p->a.scale ? p->a.scale : p->g->row_scale ? p->g->row_scale + p->row0 : NULL;
     if (p->a.data) LW_TRY(lw_stage_run(ctx, &p->a));

@@ -18,7 +18,7 @@ typedef struct lw_gemm_plan {
     int step;
     int amd;
     int matrix;                  /* on tile registers: other tiles, and activations stay rows */
-    int wide_c;                  /* on tile registers: c is larger than L2 */
+    int ask_c;                   /* on tile registers: c is larger than L1, so tiles ask for where they go */
     int late;                    /* sums are formed aside and finished from there */
     const float *row_scale;      /* of this pass, or NULL */
     unsigned char *packed;       /* plain b: a panel step's lines, packed by the worker that needs them */

@@ -36,8 +36,8 @@ void lw_gemm_matrix_cell(const lw_gemm_plan *p, lw_gemm_job *j, int64_t panel, i
         t.c = j->slab ? j->slab + (row - first_row) * p->slab_ld + (panel - j->panel0) * LW_LANES
                       : direct ? (float *)lw_output_at(p, row, panel) : j->aside;
         if (next) t.next = next + (group - j->group0) * k_lines / groups * LW_LINE;
-        /* What is read is asked for as well: waiting for a residual took a third of the time. */
-        if (last && (p->wide_c || g->residual)) t.out = lw_output_at(p, row, panel);
+        /* Residuals, which are read, most of all: waiting for them took a third of the time. */
+        if (last && (p->ask_c || g->residual)) t.out = lw_output_at(p, row, panel);
         p->tile(&t);
         if (direct || !last) continue;
         const lw_finish f = lw_gemm_due(p, row, t.rows, panel, t.panels, t.c, t.ldc, lines.offsets);
