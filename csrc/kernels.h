@@ -54,10 +54,11 @@ typedef struct lw_tile {
     ptrdiff_t ldo, out_line;
 } lw_tile;
 
-/* What happens to the sums of a product behind the last k, in this order: integers + start[row] + offsets[column]; times column_scale, times row_scale, + bias; act;
- * times the gate's partner; + residual; rounded to `type`. Vectors may be NULL; sums are whole lines.
+/* What happens to the sums of a product behind the last k, in this order: integers + start[row] + offsets[column]; times
+ * column_scale, times row_scale, + bias; act; times the gate's partner; + residual; rounded to `type`. Vectors may be NULL; sums are
+ * whole lines.
  * gated: sums alternate 16 gate, 16 up (bias and column_scale too): act(gate) * up, half as many columns.
- * type LW_I32: the integers as they are. dot: bfloat16 is made for tile_dot, subnormals may become zeros. */
+ * type LW_I32: the integers before they are scaled. dot: bfloat16 is made for tile_dot, subnormals may become zeros. */
 struct lw_finish {
     const float *sums;           /* or int32 */
     ptrdiff_t ld;

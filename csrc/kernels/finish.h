@@ -66,20 +66,10 @@ ALWAYS_INLINE void finish_gate(lw_act act, const lw_finish *f) {
     }
 }
 
-#define FINISH_GATE(act, f) finish_gate_##act(f)
-#define FINISH_GATE_DEFINE(act) static __attribute__((noinline)) void finish_gate_##act(const lw_finish *f) { finish_gate(act, f); }
-FINISH_GATE_DEFINE(LW_ACT_SILU)
-FINISH_GATE_DEFINE(LW_ACT_GELU)
-FINISH_GATE_DEFINE(LW_ACT_GELU_TANH)
-FINISH_GATE_DEFINE(LW_ACT_RELU2)
-FINISH_GATE_DEFINE(LW_ACT_TANH)
-FINISH_GATE_DEFINE(LW_ACT_EXP)
-FINISH_GATE_DEFINE(LW_ACT_NONE)
-
 static void finish(const lw_finish *f) {
     const int plain = !f->integers && !f->column_scale && !f->row_scale && !f->bias && !f->residual;
     if (f->gated && plain && f->columns % 16 == 0) {
-        LW_EACH_ACT(f->act, FINISH_GATE, f)
+        LW_EACH_ACT(f->act, finish_gate, f)
         return;
     }
     if (f->type != LW_I32) {
