@@ -30,7 +30,7 @@ enum {
  * the lines in L1, beside one row group's activations: longer blocks (fewer visits to c) were worth more than room to spare. */
 static void plan_k(lw_gemm_plan *p, const lw_ctx *ctx) {
     const lw_weight *w = p->w;
-    int64_t per_line = lw_formats[w->format].k_per_line, high = p->a.low + (p->a.higher > 0);
+    int64_t per_line = lw_k_per_line(p), high = p->a.low + (p->a.higher > 0);
     int64_t per_unit = p->a.kind == LW_STAGE_F32 ? 1 : per_line;
     p->a.kc = w->k;
     p->a.k_blocks = 1;
@@ -54,7 +54,7 @@ static void plan_k(lw_gemm_plan *p, const lw_ctx *ctx) {
 
 static void plan_tasks(lw_gemm_plan *p, const lw_ctx *ctx) {
     const lw_weight *w = p->w;
-    int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_formats[w->format].k_per_line);
+    int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_k_per_line(p));
     p->steps = lw_ceil_div(w->panels, p->step);
     /* A task should outlast what starting it costs: count a byte of weights, and 8 multiply-adds,
      * as a tenth of a nanosecond. */
@@ -101,7 +101,7 @@ static lw_status plan_memory(lw_gemm_plan *p, lw_ctx *ctx) {
     }
     size_t packed = 0;
     if (p->g->plain) {
-        p->packed_bytes = (size_t)(p->step * lw_ceil_div(p->a.kc, lw_formats[p->w->format].k_per_line) + 4) * LW_LINE;
+        p->packed_bytes = (size_t)(p->step * lw_ceil_div(p->a.kc, lw_k_per_line(p)) + 4) * LW_LINE;
         packed = p->packed_bytes * (size_t)lw_pool_threads(ctx->pool);
     }
     if (staged + slabs + packed == 0) return LW_OK;

@@ -4,8 +4,6 @@
 #include "stage.h"
 #include "format.h"
 
-enum { LW_MATRIX_SUMS = LW_MAX_ROWS * LW_MAX_STEP * LW_LANES };
-
 typedef struct lw_gemm_plan {
     const lw_gemm_args *g;
     const lw_weight *w;

@@ -5,7 +5,8 @@
 enum {
     AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch */
     GUESSED_ROWS = 4,            /* two to so many rows of many panels need none on AMD */
-    FAR_BYTES = 32 << 20         /* so large weights come from memory, and those of a model */
+    FAR_BYTES = 32 << 20,        /* so large weights come from memory, and those of a model */
+    SUMS = LW_MAX_ROWS * LW_MAX_STEP * LW_LANES   /* of a tile at most */
 };
 
 /* ---- from sums to c ---------------------------------------------------------------------------------------------- */
@@ -94,7 +95,7 @@ ALWAYS_INLINE void fetch_outputs(const lw_gemm_plan *p, int64_t row, int64_t row
 static void cell(const lw_gemm_plan *p, const lw_gemm_job *j, int64_t panel, int64_t kb, const unsigned char *next) {
     const lw_gemm_args *g = p->g;
     const lw_weight *w = p->w;
-    ALIGN(64) float aside[LW_MAX_ROWS * LW_MAX_STEP * LW_LANES];
+    ALIGN(64) float aside[SUMS];
     int last = kb == p->a.k_blocks - 1, direct = last && !p->late;
     int64_t panel_end = lw_min(panel + p->step, j->panel1), first_row = lw_group_row(&p->a, j->group0);
     lw_gemm_lines lines;
@@ -148,7 +149,7 @@ static ptrdiff_t fetch_ahead(const lw_gemm_plan *p, int rows, int panels) {
  * follows streams, is not thrown off at the end of every panel. Sums go through a small buffer to their columns. */
 static void stream_range(const lw_gemm_plan *p, const lw_gemm_job *j) {
     const lw_weight *w = p->w;
-    ALIGN(64) float sums[LW_MAX_ROWS * LW_MAX_STEP * 2 * LW_LANES];
+    ALIGN(64) float sums[2 * SUMS];
     int rows = (int)p->a.rows, most = lw_most_panels(p, rows), unit = p->g->gated ? 2 : 1;
     int64_t units = (j->panel1 - j->panel0) / unit, part = lw_ceil_div(units, most);
     lw_tile t = {.a = activations(p, 0, 0), .rows = rows, .start = p->a.start,
@@ -187,7 +188,7 @@ void lw_gemm_task(void *arg, int64_t task, int worker) {
                      .panel1 = lw_min(lw_split(p->steps, p->ranges, range + 1) * p->step, p->w->panels),
                      .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL,
                      .packed = p->packed + (size_t)worker * p->packed_bytes};
-    ALIGN(64) float aside[2][LW_MATRIX_SUMS];
+    ALIGN(64) float aside[2][SUMS];
     int held = 0;
     if (p->matrix) j.held = &held, j.aside = aside[0], j.before = aside[1];
     if (p->a.groups == 1 && !p->g->plain) stream_range(p, &j);

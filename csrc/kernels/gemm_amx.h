@@ -18,7 +18,7 @@
 
 enum { AMX_ROWS = 32, AMX_PANELS = 4, AMX_BLOCK = 16 * LW_LINE, AMX_KEPT = 32 };
 /* How rows that are due are finished. By far the most are in line: calls, and what they store, fill what lets tiles run ahead. */
-typedef enum amx_due { DUE_NONE, DUE_LINES, DUE_SILU, DUE_CALL, DUE_COUNT } amx_due;
+typedef enum amx_due { DUE_NONE, DUE_LINES, DUE_SILU, DUE_CALL } amx_due;
 typedef enum amx_kind { AMX_DOT, AMX_INT8 } amx_kind;
 
 #define AMX_MULTIPLY(kind, c, a, b)           \
@@ -172,20 +172,19 @@ typedef void amx_fn(amx_at *at, int lines, int accumulate);
 #define AMX_DEFINE(name, kind, r, p)                 \
     AMX_FUNCTION(name, kind, DUE_NONE, r, p)         \
     AMX_FUNCTION(name, kind, DUE_CALL, r, p)
-#define AMX_ENTRY(name, kind, r, p) \
-    [kind][r][p] = {[DUE_NONE] = name##_DUE_NONE_##r##x##p, [DUE_LINES] = name##_DUE_CALL_##r##x##p, \
-                    [DUE_SILU] = name##_DUE_CALL_##r##x##p, [DUE_CALL] = name##_DUE_CALL_##r##x##p},
+#define AMX_ENTRY(name, kind, r, p) [kind][r][p] = {name##_DUE_NONE_##r##x##p, name##_DUE_CALL_##r##x##p},
 AMX_SHAPES(AMX_DEFINE, amxdot, AMX_DOT)
 AMX_SHAPES(AMX_DEFINE, amxint8, AMX_INT8)
 AMX_FUNCTION(amxdot, AMX_DOT, DUE_LINES, 2, 2)
 AMX_FUNCTION(amxdot, AMX_DOT, DUE_SILU, 2, 2)
 AMX_FUNCTION(amxint8, AMX_INT8, DUE_LINES, 2, 2)
-static amx_fn *const amx_shapes[2][3][AMX_PANELS + 1][DUE_COUNT] = {AMX_SHAPES(AMX_ENTRY, amxdot, AMX_DOT)
-                                                                    AMX_SHAPES(AMX_ENTRY, amxint8, AMX_INT8)};
+static amx_fn *const amx_shapes[2][3][AMX_PANELS + 1][2] = {AMX_SHAPES(AMX_ENTRY, amxdot, AMX_DOT)
+                                                            AMX_SHAPES(AMX_ENTRY, amxint8, AMX_INT8)};
+/* In line in the tiles that nearly all are; in others, and what is rare, by a call. */
 static amx_fn *amx_function(amx_kind kind, int R, int panels, amx_due due) {
     if (R == 2 && panels == 2 && due == DUE_LINES) return kind == AMX_DOT ? amxdot_DUE_LINES_2x2 : amxint8_DUE_LINES_2x2;
     if (R == 2 && panels == 2 && due == DUE_SILU && kind == AMX_DOT) return amxdot_DUE_SILU_2x2;
-    return amx_shapes[kind][R][panels][due];
+    return amx_shapes[kind][R][panels][due != DUE_NONE];
 }
 
 ALWAYS_INLINE void amx_tile(amx_kind kind, const lw_tile *t) {

@@ -50,6 +50,7 @@ static uint16_t a16[ROWS][LD], w16[COLUMNS][LD];
 static float c0[ROWS * (COLUMNS + 5)];
 
 /* Sums of an earlier tile, which a tile finishes meanwhile: as `finish` does alone, whatever it is and however many rows it gets to. */
+enum { KINDS = 64 };
 typedef struct earlier {
     float sums[ROWS * COLUMNS], bias[COLUMNS], residual[ROWS * COLUMNS], scale[COLUMNS], out[2][ROWS * COLUMNS];
     int32_t start[ROWS];
@@ -91,7 +92,7 @@ static void earlier_end(earlier *e, const lw_kernels *t, int kind)
 }
 
 /* One tile; its lines end where the memory ends, its rows of activations 64-byte blocks of which the rest is zero. */
-static void dot_case(const lw_kernels *t, int rows, int panels, int k, int mode)
+static void dot_case(const lw_kernels *t, int rows, int panels, int k, int mode, int kind)
 {
     static earlier e;
     const int columns = 16 * panels;
@@ -117,7 +118,6 @@ static void dot_case(const lw_kernels *t, int rows, int panels, int k, int mode)
     for (size_t i = 0; i < sizeof c0 / 4; i++) out[i] = c0[i] = uniform() * c_size;
     lw_tile tile = {.a = a.data, .b = b.data, .ldb = (ptrdiff_t)panel, .c = out, .ldc = columns + 5, .rows = rows,
                     .panels = panels, .columns = columns, .k = k, .accumulate = mode & 1, .again = mode >> 1 & 1};
-    const int kind = (int)(bits() % 64);
     earlier_begin(&e, t, 0, kind);
     if (mode & 4) tile.due = &e.due;
     t->matrix_dot(&tile);
@@ -140,14 +140,15 @@ static void test_dot(const lw_kernels *t)
 {
     for (int rows = 1; rows <= t->matrix_rows; rows++)
         for (int panels = 1; panels <= LW_MAX_STEP; panels++) {
-            dot_case(t, rows, panels, 1 + (int)(bits() % K), rows % 2);
-            dot_case(t, rows, panels, 1 + (int)(bits() % K), (int)(bits() % 24));
+            dot_case(t, rows, panels, 1 + (int)(bits() % K), rows % 2, 0);
+            dot_case(t, rows, panels, 1 + (int)(bits() % K), (int)(bits() % 24), (int)(bits() % KINDS));
         }
-    for (int k = 1; k <= 130; k++) dot_case(t, 1 + k % 32, 1 + k % 4, k, k % 24);
+    for (int k = 1; k <= 130; k++) dot_case(t, 1 + k % 32, 1 + k % 4, k, k % 24, k % KINDS);
+    for (int kind = 0; kind < KINDS; kind++) dot_case(t, 17 + kind % 16, 2, 64 + (int)(bits() % (K - 64)), 4, kind);   /* the tile of nearly all */
 }
 
 /* ---- TDPBSUD -------------------------------------------------------------------------------------------------------- */
-static void int8_case(const lw_kernels *t, int rows, int panels, int k, int extreme)
+static void int8_case(const lw_kernels *t, int rows, int panels, int k, int extreme, int kind)
 {
     static earlier e;
     const int columns = 16 * panels;
@@ -170,9 +171,8 @@ static void int8_case(const lw_kernels *t, int rows, int panels, int k, int extr
     to_tiles(q, rows, (size_t)(k + 63) / 64 * 64, LD, (char *)tiles);
     lw_tile tile = {.a = tiles, .b = b.data, .ldb = (ptrdiff_t)panel, .c = (float *)(void *)out, .ldc = COLUMNS,
                     .rows = rows, .panels = panels, .columns = columns, .k = lines * 4, .again = k % 2};
-    const int kind = (int)(bits() % 64);
     earlier_begin(&e, t, 1, kind);
-    if (kind % 3) tile.due = &e.due;
+    tile.due = &e.due;
     t->matrix_int8(&tile);
     earlier_end(&e, t, kind);
     int wrong = 0;
@@ -194,8 +194,9 @@ static void test_int8(const lw_kernels *t)
 {
     for (int rows = 1; rows <= t->matrix_rows; rows++)
         for (int panels = 1; panels <= LW_MAX_STEP; panels++)
-            int8_case(t, rows, panels, 1 + (int)(bits() % K), rows % 8 == 0);
-    for (int k = 1; k <= 130; k++) int8_case(t, 1 + k % 32, 1 + k % 4, k, k % 5 == 0);
+            int8_case(t, rows, panels, 1 + (int)(bits() % K), rows % 8 == 0, (int)(bits() % KINDS));
+    for (int k = 1; k <= 130; k++) int8_case(t, 1 + k % 32, 1 + k % 4, k, k % 5 == 0, k % KINDS);
+    for (int kind = 0; kind < KINDS; kind++) int8_case(t, 17 + kind % 16, 2, 64 + (int)(bits() % (K - 64)), 0, kind);
 }
 
 /* ---- through the driver --------------------------------------------------------------------------------------------- */

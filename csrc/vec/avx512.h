@@ -219,6 +219,7 @@ ALWAYS_INLINE i32x16 v_pack_bf16(f32x16 low, f32x16 high) {
     return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 #endif
 }
+/* 16 values, likewise */
 ALWAYS_INLINE void v_store_bf16(uint16_t *p, f32x16 a) { _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(v_pack_bf16(a, a))); }
 #endif
 ALWAYS_INLINE vreg vr_even(const void *p) {
