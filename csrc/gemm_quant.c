@@ -172,10 +172,10 @@ static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t gro
     lw_quant_matrix t = {.b = buffer, .ldb = (ptrdiff_t)p->panel_bytes, .k = (int)k, .form = p->run_form, .ldc = g->ldc, .ldr = g->ldr,
                          .panels = (int)lw_min(PAIR, w->panels - pair * PAIR), .columns = (int)lw_min(PAIR * LW_LANES, w->n - column),
                          .group = lw_quant_group(w->k), .bias = g->bias ? g->bias + column : NULL, .first = k0 == 0,
-                         .last = k0 + k == w->k, .held = held, .ldn = (ptrdiff_t)w->panel_bytes};
+                         .last = k0 + k == w->k, .finite = 1, .held = held, .ldn = (ptrdiff_t)w->panel_bytes};
     if (p->late) t.c = aside, t.ldc = PAIR * LW_LANES, t.columns = t.panels * LW_LANES, t.bias = NULL;
     for (int i = 0; i < t.panels; i++)
-        p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
+        t.finite &= p->kernels->matrix_expand(p->form, k, lines + (size_t)i * w->panel_bytes, buffer + (size_t)i * p->panel_bytes);
     for (int64_t group = group0; group < group1; group++, sums += MATRIX_SUMS) {
         int64_t row = group_row(p, group), units = group_first(p, group + 1) - group_first(p, group);
         t.rows = (int)(group_row(p, group + 1) - row);

@@ -96,6 +96,7 @@ typedef struct lw_quant_tile {
  * made, k values from `a` and `b` on, which begin a group. form: the expanded form.
  * sums: [panel][unit][16][16] floats, aligned to 64: what came of the k before these (unless first), and what is handed on to the k
  * behind them (unless last: then c is written, with bias, residual and columns as in lw_tile). group: values of k in a group.
+ * finite: what matrix_expand returned, for all panels.
  * next, ldn, coming: meanwhile `coming` bytes of each panel from `next` on, ldn bytes apart, are fetched into L2 (hints). */
 typedef struct lw_quant_matrix {
     const void *a;
@@ -107,7 +108,7 @@ typedef struct lw_quant_matrix {
     const float *bias;
     const float *residual;
     ptrdiff_t ldr;
-    int form, rows, panels, columns, k, group, first, last;
+    int form, rows, panels, columns, k, group, first, last, finite;
     const unsigned char *next;
     ptrdiff_t ldn, coming;
     int *held;                   /* as in lw_tile */
@@ -189,7 +190,7 @@ typedef struct lw_kernels {
     void (*matrix_release)(void);           /* what calls with lw_tile.held or lw_quant_matrix.held have configured */
     /* Quantised weights, for forms that lw_matrix_fits; NULL: there are none. The bits are those of tile_quant. */
     void (*matrix_quant)(const lw_quant_matrix *t);
-    void (*matrix_expand)(int form, int64_t k, const void *panel, void *out);
+    int (*matrix_expand)(int form, int64_t k, const void *panel, void *out);   /* 0: with `fine`, some scale is not finite */
     /* rows of one unit (1 .. LW_MATRIX_UNIT), as unit `unit` of a block of `units`, which begins at out. */
     void (*matrix_quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, int unit, int units, void *out);
 } lw_kernels;

@@ -4,8 +4,9 @@
  * vectors, and are multiplied by their scales and added up there, in 16 registers. Where scales are integers: gemm_whole_amx.h.
  *
  * Tiles and vectors work at the same time: the blocks of one chunk (four) are multiplied while the sums of the chunk before are
- * added, and are stored two blocks after the products that they wait for. Chunks follow each other within a group of k, from unit to
- * unit, so that a panel's lines stay in L1, from panel to panel, from group to group: only the ends of a call do not overlap. */
+ * added, and are stored two blocks after the products that they wait for. Chunks follow each other within a group of k, from panel to
+ * panel, from unit to unit, from group to group: a unit is read again at once, the panels' lines stay in L1, and only the ends of a call
+ * do not overlap. */
 #ifndef LW_KERNELS_GEMM_QUANT_AMX_H
 #define LW_KERNELS_GEMM_QUANT_AMX_H
 #include "quant_planes.h"
@@ -35,13 +36,12 @@ ALWAYS_INLINE void amxq_next(const int X, const lw_quant_matrix *t, int units, a
         return;
     }
     const int bytes = (int)lw_matrix_group_bytes(x, at->size);
-    if (at->unit + 1 < units) {
-        at->unit++;
-        at->group += bytes;
-    } else if (at->panel + 1 < t->panels) {
+    if (at->panel + 1 < t->panels) {
         at->panel++;
-        at->unit = 0;
-        at->group -= (units - 1) * bytes;
+    } else if (at->unit + 1 < units) {
+        at->unit++;
+        at->panel = 0;
+        at->group += bytes;
     } else if (at->k + at->size < t->k) {
         at->k += at->size;
         at->size = (int)lw_min(t->group, t->k - at->k);
@@ -54,20 +54,26 @@ ALWAYS_INLINE void amxq_next(const int X, const lw_quant_matrix *t, int units, a
     amxq_unit(X, t, at);
 }
 
-/* sums += those of block j of a chunk times scales. b: the block's index in the superblock, in_group: in the group. */
-ALWAYS_INLINE void amxq_add(const int X, const int32_t *dots, const lw_quant_matrix *t, const amxq_at *at, int b, int in_group, vreg *sum) {
+/* sums += those of block j of a chunk times scales. b: the block's index in the superblock, in_group: in the group.
+ * Where scales are finite float16, a scaled sum needs no conversion: the integer is added to the bits of 1.5 * 2^23, and that times the
+ * scale, exactly, less 1.5 * 2^23 times the scale, which is exact as well, is rounded once. */
+ALWAYS_INLINE void amxq_add(const int X, const int finite, const int32_t *dots, const lw_quant_matrix *t, const amxq_at *at, int b,
+                            int in_group, vreg *sum) {
     const lw_quant *const x = &lw_quants[X];
     const int with_min = x->minima == LW_MIN_FLOAT;
+    const ireg magic = ir_const(0x4b400000u);
     const unsigned char *head = at->head + at->panel * t->ldb;
     const vreg scale = vr_load(head + 64 * b), min = with_min ? vr_load(head + 512 + 64 * b) : vr_zero();
+    const vreg less = vr_mul(scale, vr_bits(ir_xor(magic, ir_const(0x80000000u))));
     const char *fine = at->group + 4 * LW_MATRIX_UNIT * in_group;
     const char *terms = at->group + 4 * LW_MATRIX_UNIT * (1 + in_group);
     V_UNROLL for (int r = 0; r < LW_MATRIX_UNIT; r++) {
-        const vreg dot = ir_float(ir_load(dots + LW_LANES * r));
+        const ireg dot = ir_load(dots + LW_LANES * r);
         if (x->fine) {
-            sum[r] = vr_fma(vr_mul(dot, scale), vr_set1((const void *)(fine + 4 * r)), sum[r]);
+            const vreg scaled = finite ? vr_fma(vr_bits(ir_add(dot, magic)), scale, less) : vr_mul(ir_float(dot), scale);
+            sum[r] = vr_fma(scaled, vr_set1((const void *)(fine + 4 * r)), sum[r]);
         } else {
-            sum[r] = vr_fma(dot, scale, sum[r]);
+            sum[r] = vr_fma(ir_float(dot), scale, sum[r]);
             if (with_min) sum[r] = vr_fma(vr_set1((const void *)(terms + 4 * r)), min, sum[r]);
         }
     }
@@ -114,7 +120,7 @@ ALWAYS_INLINE void amxq_fetch(const lw_quant_matrix *t, int panel, ptrdiff_t fro
     for (ptrdiff_t i = -(uintptr_t)next & (LW_LINE - 1); i < bytes; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
 }
 
-ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
+ALWAYS_INLINE void amxq_body(const int X, const int finite, const lw_quant_matrix *t) {
     const lw_quant *const x = &lw_quants[X];
     const int block = x->block, step = AMXQ_CHUNK * block, units = (int)lw_ceil_div(t->rows, LW_MATRIX_UNIT);
     ALIGN(64) int32_t ring[2][AMXQ_CHUNK][AMXQ_SUMS];
@@ -149,7 +155,7 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
             tmm_zero(j);                                                                                              \
             tmm_signed(j, a, w);                                                                                      \
             tmm_store(late, slot, LW_LINE);                                                                           \
-            if (j * block < blocks) amxq_add(X, from[j], t, &at, b + j, in_group + j, sum);                            \
+            if (j * block < blocks) amxq_add(X, finite, from[j], t, &at, b + j, in_group + j, sum);                    \
         } while (0)
         AMXQ_STEP(0, 4, 6, 2, from[2]);
         AMXQ_STEP(1, 5, 7, 3, from[3]);
@@ -177,16 +183,19 @@ ALWAYS_INLINE void amxq_body(const int X, const lw_quant_matrix *t) {
 }
 
 #ifdef QUANT_ROLLED
-static void amx_blocks(const lw_quant_matrix *t) { amxq_body(t->form, t); }
+static void amx_blocks(const lw_quant_matrix *t) { amxq_body(t->form, t->finite, t); }
 #else
-#define AMXQ_DEFINE(name, X) static __attribute__((noinline)) void amxq_##name(const lw_quant_matrix *t) { amxq_body(X, t); }
-AMXQ_DEFINE(plain, LW_X32_0)
-AMXQ_DEFINE(fine, LW_X32_FINE)
-AMXQ_DEFINE(minima, LW_X32F_2)
+#define AMXQ_DEFINE(name, X, finite) \
+    static __attribute__((noinline)) void amxq_##name(const lw_quant_matrix *t) { amxq_body(X, finite, t); }
+AMXQ_DEFINE(plain, LW_X32_0, 0)
+AMXQ_DEFINE(fine, LW_X32_FINE, 1)
+AMXQ_DEFINE(fine_any, LW_X32_FINE, 0)
+AMXQ_DEFINE(minima, LW_X32F_2, 0)
 static void amx_blocks(const lw_quant_matrix *t) {
     const lw_quant *const x = &lw_quants[t->form];
     if (x->minima) amxq_minima(t);
-    else (x->fine ? amxq_fine : amxq_plain)(t);
+    else if (x->fine) (t->finite ? amxq_fine : amxq_fine_any)(t);
+    else amxq_plain(t);
 }
 #endif
 #endif

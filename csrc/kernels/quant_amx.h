@@ -33,7 +33,19 @@ ALWAYS_INLINE void amx_expand_one(const int F, int64_t k, const unsigned char *f
     if (lw_quants[F].whole) amx_expand_whole(F, k, from, to);
     else q_expand(F, 1, k, from, to);
 }
-QUANT_EXPANSION(amx_expand, amx_expand_one)
+QUANT_EXPANSION(amx_expand_any, amx_expand_one)
+
+static int amx_expand(int form, int64_t k, const void *panel, void *out) {
+    amx_expand_any(form, k, panel, out);
+    const lw_quant *const x = &lw_quants[lw_quants[form].expanded];
+    if (!x->fine) return 1;
+    i32x16 most = vi_set1(0);
+    const char *head = out;
+    for (; k > 0; k -= LW_SUPER, head += x->header + LW_SUPER / LW_PIECE * x->piece)
+        for (int64_t b = 0; b < lw_min(k, LW_SUPER) / x->block; b++)
+            most = vi_max(vi_and(vi_load(head + LW_LINE * b), vi_set1(0x7fffffff)), most);
+    return v_largest(v_min(v_float(most), v_set1(INFINITY))) <= FLT_MAX;
+}
 
 /* A group of n values of one unit. block: k whose codes lie together; term: k whose sum is one of the terms. */
 ALWAYS_INLINE void amxq_quantize(const lw_quant *f, const int block, const int term, const int minima, int n, int rows,

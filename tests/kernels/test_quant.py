@@ -284,6 +284,26 @@ def test_tables_agree(name: str) -> None:
             oracle.assert_same_bits(c, got["scalar"], f"{table} {m} x {n} x {depth}")
 
 
+def test_scales_that_are_not_finite(table: str) -> None:
+    """Infinity stays infinity on tile registers, where finite scales go another way; other outputs do not change."""
+    a, m = s.normal(3, (98, 512)), 98
+    raw = q.blocks("q8_0", 40, 512)
+    spoiled = raw.copy()
+    for row, value in ((3, np.inf), (20, -np.inf), (37, np.nan)):
+        spoiled[row, 34 * 5 : 34 * 5 + 2] = np.array([value], "<f2").view(np.uint8)
+    with k.isa("scalar"):
+        wanted = k.gemm(a, k.pack_blocks(spoiled, "q8_0"))
+        plain = k.gemm(a, k.pack_blocks(raw, "q8_0"))
+    with k.isa(table):
+        got = k.gemm(a, k.pack_blocks(spoiled, "q8_0"))
+    for row in (3, 20):
+        assert np.isinf(wanted[:, row]).sum() > m // 2
+    assert np.isnan(got[:, 37]).all()
+    np.testing.assert_array_equal(got, wanted)
+    others = ~np.isin(np.arange(40), (3, 20, 37))
+    oracle.assert_same_bits(got[:, others], plain[:, others], "the other outputs")
+
+
 @pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_k", "q2_k"])
 def test_threads_do_not_matter(name: str) -> None:
     raw = q.blocks(name, 200, 2048)
