@@ -55,8 +55,8 @@ ALWAYS_INLINE void amxq_next(const int X, const lw_quant_matrix *t, int units, a
 }
 
 /* sums += those of block j of a chunk times scales. b: the block's index in the superblock, in_group: in the group.
- * Where scales are finite float16, a scaled sum needs no conversion: the integer is added to the bits of 1.5 * 2^23, and that times the
- * scale, exactly, less 1.5 * 2^23 times the scale, which is exact as well, is rounded once. */
+ * With `fine` scales are float16. Where they are finite, a scaled sum needs no conversion: the integer, below 2^22, is added to the bits
+ * of 1.5 * 2^23, and that times the scale less 1.5 * 2^23 times the scale, which is exact, is rounded once. */
 ALWAYS_INLINE void amxq_add(const int X, const int finite, const int32_t *dots, const lw_quant_matrix *t, const amxq_at *at, int b,
                             int in_group, vreg *sum) {
     const lw_quant *const x = &lw_quants[X];

@@ -44,7 +44,7 @@ static int amx_expand(int form, int64_t k, const void *panel, void *out) {
     for (; k > 0; k -= LW_SUPER, head += x->header + LW_SUPER / LW_PIECE * x->piece)
         for (int64_t b = 0; b < lw_min(k, LW_SUPER) / x->block; b++)
             most = vi_max(vi_and(vi_load(head + LW_LINE * b), vi_set1(0x7fffffff)), most);
-    return v_largest(v_min(v_float(most), v_set1(INFINITY))) <= FLT_MAX;
+    return quantize_largest(most) <= FLT_MAX;
 }
 
 /* A group of n values of one unit. block: k whose codes lie together; term: k whose sum is one of the terms. */

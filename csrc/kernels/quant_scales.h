@@ -2,8 +2,11 @@
 #ifndef LW_KERNELS_QUANT_SCALES_H
 #define LW_KERNELS_QUANT_SCALES_H
 
-/* Scales of n values in parts, `step` floats apart, and the factors that make codes of them: a NaN for a part with no codes. As
- * integers, magnitudes have the order that they have as floats, and what is not finite is above all others. */
+/* The largest of magnitudes that were compared as integers: their order is that of the floats, and what is not finite is above all
+ * others. A NaN: infinity. */
+ALWAYS_INLINE float quantize_largest(i32x16 magnitudes) { return v_largest(v_min(v_float(magnitudes), v_set1(INFINITY))); }
+
+/* Scales of n values in parts, `step` floats apart, and the factors that make codes of them: a NaN for a part with no codes. */
 ALWAYS_INLINE void quantize_scales(const int n, const int part, const float *x, float *scale, int step, float *factor) {
     const i32x16 sign = vi_set1(0x7fffffff);
     for (int at = 0; at < n; at += part) {
@@ -11,7 +14,7 @@ ALWAYS_INLINE void quantize_scales(const int n, const int part, const float *x, 
         V_UNROLL for (int i = at; i < at + part; i += 32) {
             V_UNROLL for (int j = 0; j < 2; j++) most[j] = vi_max(vi_and(v_bits(v_load(x + i + 16 * j)), sign), most[j]);
         }
-        const float top = v_largest(v_min(v_float(vi_max(most[0], most[1])), v_set1(INFINITY)));   /* NaN: infinity */
+        const float top = quantize_largest(vi_max(most[0], most[1]));
         scale[at / part * step] = top < 0x1p-100f ? 0.0f : top <= FLT_MAX ? top / 127.0f : NAN;
         factor[at / part] = top < 0x1p-100f ? 0.0f : top <= FLT_MAX ? 127.0f / top : NAN;
     }
