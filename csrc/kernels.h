@@ -21,8 +21,8 @@
  *   (in this order, each rounded once); residual may equal c only when accumulate is 0 - or pass residual on the last block.
  * ahead: bytes from the line in use to the one to fetch from memory, 0 = none (a hint; it may point anywhere). Not looked at by
  *   tile_f32, tile_bf16 and tile_dot if interleaved.
- * next, pace: interleaved only: for every line used of a panel what lies `pace` bytes on is fetched into L2, from `next` on and so for
- *   each panel, ldb apart (hints). pace 0: nothing.
+ * next, pace: interleaved only: `pace` bytes for every line used of a panel are fetched into L2, from `next` on and so for each panel,
+ *   ldb apart (hints; tiles that take two lines a turn ask once for both). pace 0: nothing.
  * again: on tile registers only: the next tile multiplies other rows by the same panels, so some lines of these stay in L1.
  * due: on tile registers only, or NULL: sums of an earlier tile. Meanwhile they are finished, row by row: the first moves on, `rows` are
  *   left.

@@ -13,7 +13,15 @@
 #define LW_KERNELS_GEMM_FLOAT_H
 
 enum { TILE_MAX_PANELS = 4, TILE_MAX_LINES = 28,        /* panels, and rows * panels, of the largest tile */
-       TILE_NEAR = 1024 };                              /* bytes ahead of the line in use */
+       TILE_NEAR = 1024, TILE_SOON = 512 };             /* bytes ahead of the line in use */
+/* Cores with bfloat16 dots start six instructions a cycle. Those before them start four: there multiply-adds that load as well gain
+ * nothing, and lines from L2 want to be asked for. */
+#ifdef LW_HAS_DOT
+enum { TILE_WIDE_CORE = 1 };
+#else
+enum { TILE_WIDE_CORE = 0 };
+#endif
+enum { TILE_TWICE = V_REGISTERS == 32 };                /* two lines a turn of an interleaved tile's loop */
 /* What a weight line holds: P32; P16 of which one half is widened; P16 for the CPU's own dot product (gemm_dot.h). */
 typedef enum tile_half { TILE_F32, TILE_EVEN, TILE_ODD, TILE_DOT } tile_half;
 typedef void tile_fn(const lw_tile *t);
@@ -26,28 +34,31 @@ typedef struct tile_at {
     const char *next;
     ptrdiff_t lda, ldb, ahead, pace;
     int lace, stream;                                   /* constants of the body: a[k][row], only a0 is used; ahead is looked at */
+    int twice;                                          /* a turn of the loop takes two lines */
+    int past, line;                                     /* activations, and bytes of a panel, since the pointers advanced */
 } tile_at;
 
 ALWAYS_INLINE const float *tile_a(const tile_at *at, int r) {
-    if (at->lace) return at->a0 + r;
+    if (at->lace) return at->a0 + at->past + r;
     const float *base = r < 3 ? at->a0 : r < 6 ? at->a3 : r < 9 ? at->a6 : at->a9;
     return base + (r % 3) * at->lda;
 }
 ALWAYS_INLINE const char *tile_line(const tile_at *at, int q) {
     const int p = q / V_REGS;
     const char *base = p < 3 ? at->b0 : at->b3;
-    return base + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS);
+    return base + (p % 3) * at->ldb + 64 / V_REGS * (q % V_REGS) + at->line;
 }
+ALWAYS_INLINE void tile_past(tile_at *at, int R, int lines) { at->past = lines * R, at->line = 64 * lines; }
 ALWAYS_INLINE vreg tile_w(const tile_at *at, int q, tile_half half) {
     const char *line = tile_line(at, q);
     return half == TILE_EVEN ? vr_even(line) : half == TILE_ODD ? vr_odd(line) : vr_load(line);
 }
 
-ALWAYS_INLINE vreg tile_fma(tile_half half, vreg a, vreg b, vreg c) {
+ALWAYS_INLINE vreg tile_fma(tile_half half, int twice, vreg a, vreg b, vreg c) {
 #ifdef LW_HAS_DOT
     if (half == TILE_DOT) return vr_dot(a, b, c);
 #endif
-    return half == TILE_F32 ? vr_fma(a, b, c) : vr_fma_tied(a, b, c);
+    return half == TILE_F32 && !twice ? vr_fma(a, b, c) : vr_fma_tied(a, b, c);
 }
 
 /* acc[row][register] += a * w for one k and the registers first .. first + W - 1: the weights are held, */
@@ -55,8 +66,8 @@ ALWAYS_INLINE void tile_hold_weights(const int R, const int Q, const int first, 
                                      const tile_at *at, vreg *acc) {
     vreg w[4];
     V_UNROLL for (int q = 0; q < W; q++) w[q] = tile_w(at, first + q, half);
-    /* Of two panels two broadcasts in three are part of the multiply-adds: fewer instructions, while loads still keep pace. */
-    const int fold = V_REGISTERS == 32 && half == TILE_F32 && W == 2;
+    /* Of two panels two broadcasts in three are part of the multiply-adds: fewer instructions, where loads still keep pace. */
+    const int fold = TILE_WIDE_CORE && V_REGISTERS == 32 && half == TILE_F32 && W == 2;
     V_UNROLL for (int r = 0; r < R; r++) {
         if (fold && r % 3) {
             V_UNROLL for (int q = 0; q < W; q++)
@@ -65,7 +76,7 @@ ALWAYS_INLINE void tile_hold_weights(const int R, const int Q, const int first, 
         }
         vreg x = vr_set1(tile_a(at, r));
         V_UNROLL for (int q = 0; q < W; q++)
-            acc[r * Q + first + q] = tile_fma(half, x, w[q], acc[r * Q + first + q]);
+            acc[r * Q + first + q] = tile_fma(half, at->twice, x, w[q], acc[r * Q + first + q]);
     }
 }
 /* or the activations. */
@@ -74,7 +85,7 @@ ALWAYS_INLINE void tile_hold_rows(const int R, const int Q, tile_half half, cons
     V_UNROLL for (int r = 0; r < R; r++) x[r] = vr_set1(tile_a(at, r));
     V_UNROLL for (int q = 0; q < Q; q++) {
         vreg w = tile_w(at, q, half);
-        V_UNROLL for (int r = 0; r < R; r++) acc[r * Q + q] = tile_fma(half, x[r], w, acc[r * Q + q]);
+        V_UNROLL for (int r = 0; r < R; r++) acc[r * Q + q] = tile_fma(half, at->twice, x[r], w, acc[r * Q + q]);
     }
 }
 /* Up to three rows are held, else the weights. Three rows of two panels with weights to widen leave no register for
@@ -93,11 +104,21 @@ ALWAYS_INLINE void tile_step(const int R, const int Q, tile_half half, tile_at *
 
 /* Where weights are used once they come from memory: each panel's line is asked for well ahead into L2 and, by tiles that take
  * longer for a line, again into L1. For one row the hardware guesses half of the panels as well, and requests cost more. */
-ALWAYS_INLINE void tile_fetch(const int R, const int P, const tile_at *at) {
+ALWAYS_INLINE void tile_fetch(const int R, const int P, const tile_at *at, int lines) {
     V_UNROLL for (int p = 0; p < (R == 1 ? (P + 1) / 2 : P); p++) {
         const char *line = (p < 3 ? at->b0 : at->b3) + p % 3 * at->ldb;
-        __builtin_prefetch(line + at->ahead, 0, 2);
-        if (R > 4) __builtin_prefetch(line + TILE_NEAR, 0, 3);
+        V_UNROLL for (int i = 0; i < lines; i++) {
+            __builtin_prefetch(line + at->ahead + 64 * i, 0, 2);
+            if (R > 4) __builtin_prefetch(line + TILE_NEAR + 64 * i, 0, 3);
+        }
+    }
+}
+/* Lines that lie in L2 or the last cache: where they are used is too late to ask for them. */
+ALWAYS_INLINE void tile_ask(const int R, const int P, const tile_at *at, int lines) {
+    if (TILE_WIDE_CORE || V_REGISTERS < 32 || R == 1) return;
+    V_UNROLL for (int p = 0; p < P; p++) {
+        const char *line = (p < 3 ? at->b0 : at->b3) + p % 3 * at->ldb;
+        V_UNROLL for (int i = 0; i < lines; i++) __builtin_prefetch(line + TILE_SOON + 64 * i, 0, 3);
     }
 }
 
@@ -105,17 +126,20 @@ ALWAYS_INLINE void tile_fetch(const int R, const int P, const tile_at *at) {
  * keep one for each row. */
 ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int values, int lines) {
     if (at->lace && lines) {
-        __builtin_prefetch(at->a0 + 128, 0, 3);   /* from L2, where a row block lies */
+        V_UNROLL for (int i = 0; i < (values * R * 4 + 63) / 64; i++)
+            __builtin_prefetch(at->a0 + 128 + 16 * i, 0, 3);   /* from L2, where a row block lies */
+        tile_ask(R, P, at, lines);
         if (at->pace) {
             V_UNROLL for (int p = 0; p < (P < 3 ? P : 3); p++) __builtin_prefetch(at->next + p * at->ldb, 0, 2);
             at->next += at->pace;
             V_OPAQUE(at->next);
         }
     }
-    if (lines && at->stream && at->ahead) tile_fetch(R, P, at);
+    if (lines && at->stream && at->ahead) tile_fetch(R, P, at, lines);
     at->a0 += at->lace ? values * R : values, at->b0 += 64 * lines;
     V_OPAQUE(at->a0);
     V_OPAQUE(at->b0);
+    if (at->lace && V_REGISTERS == 32) V_OPAQUE(at->ldb);  /* or its sums with every distance wait in registers */
     if (R > 3 && !at->lace) { at->a3 += values; V_OPAQUE(at->a3); }
     if (R > 6 && !at->lace) { at->a6 += values; V_OPAQUE(at->a6); }
     if (R > 9 && !at->lace) { at->a9 += values; V_OPAQUE(at->a9); }
@@ -124,7 +148,7 @@ ALWAYS_INLINE void tile_advance(const int R, const int P, tile_at *at, int value
 
 ALWAYS_INLINE void tile_point(const lw_tile *t, tile_at *at) {
     at->lda = t->lda, at->ldb = t->ldb, at->ahead = t->ahead;
-    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = t->pace;
+    at->a0 = t->a, at->b0 = t->b, at->next = t->next, at->pace = at->twice ? 2 * t->pace : t->pace;
     at->a3 = at->a0 + 3 * t->lda, at->a6 = at->a0 + 6 * t->lda, at->a9 = at->a0 + 9 * t->lda;
     at->b3 = at->b0 + 3 * t->ldb;
 }
@@ -156,9 +180,17 @@ ALWAYS_INLINE void tile_end(const lw_tile *t, const int R, const int P, vreg *ac
 
 ALWAYS_INLINE void tile_float_body(const lw_tile *t, const int R, const int P, const int lace) {
     vreg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = lace, .stream = !lace};
+    tile_at at = {.lace = lace, .stream = !lace, .twice = lace && TILE_TWICE};
     tile_begin(t, R, P, &at, acc);
-    for (int n = t->k; n > 0; n--) {
+    int n = t->k;
+    for (; at.twice && n > 1; n -= 2) {
+        tile_step(R, P * V_REGS, TILE_F32, &at, acc);
+        tile_past(&at, R, 1);
+        tile_step(R, P * V_REGS, TILE_F32, &at, acc);
+        tile_past(&at, R, 0);
+        tile_advance(R, P, &at, 2, 2);
+    }
+    for (; n > 0; n--) {
         tile_step(R, P * V_REGS, TILE_F32, &at, acc);
         tile_advance(R, P, &at, 1, 1);
     }

@@ -11,7 +11,7 @@ ALWAYS_INLINE void tile_quad(const int R, const int Q, const tile_at *at, ireg *
 #ifdef LW_HAS_VNNI
     if (R <= 3) {                                     /* up to three rows are held, else the weights */
         ireg x[3];
-        V_UNROLL for (int r = 0; r < R; r++) x[r] = ir_set1(at->a0 + r);
+        V_UNROLL for (int r = 0; r < R; r++) x[r] = ir_set1(tile_a(at, r));
         V_UNROLL for (int q = 0; q < Q; q++) {
             ireg w = ir_load(tile_line(at, q));
             V_UNROLL for (int r = 0; r < R; r++) acc[r * Q + q] = ir_dot4(acc[r * Q + q], w, x[r]);
@@ -21,7 +21,7 @@ ALWAYS_INLINE void tile_quad(const int R, const int Q, const tile_at *at, ireg *
     ireg w[4];
     V_UNROLL for (int q = 0; q < Q; q++) w[q] = ir_load(tile_line(at, q));
     V_UNROLL for (int r = 0; r < R; r++) {
-        ireg x = ir_set1(at->a0 + r);
+        ireg x = ir_set1(tile_a(at, r));
         V_UNROLL for (int q = 0; q < Q; q++) acc[r * Q + q] = ir_dot4(acc[r * Q + q], w[q], x);
     }
 #else
@@ -58,13 +58,22 @@ ALWAYS_INLINE void tile_quad(const int R, const int Q, const tile_at *at, ireg *
 ALWAYS_INLINE void tile_int8_body(const lw_tile *t, const int R, const int P) {
     const int Q = P * V_REGS;
     ireg acc[TILE_MAX_LINES * V_REGS];
-    tile_at at = {.lace = 1, .stream = R > 4 || V_REGISTERS == 32};   /* AVX2 has no register left in some of the smaller */
+    tile_at at = {.lace = 1, .stream = R > 4 || V_REGISTERS == 32,       /* AVX2 has no register left in some of the smaller */
+                  .twice = TILE_TWICE && INT8_QUAD == 4 && R > 4};
     tile_point(t, &at);
     V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_set1(t->start + i / Q);
     if (t->offsets) {
         V_UNROLL for (int i = 0; i < R * Q; i++) acc[i] = ir_add(acc[i], ir_load(t->offsets + 16 / V_REGS * (i % Q)));
     }
-    for (int n = t->k / 4; n > 0; n--) {
+    int n = t->k / 4;
+    for (; at.twice && n > 1; n -= 2) {
+        tile_quad(R, Q, &at, acc);
+        tile_past(&at, R, 1);
+        tile_quad(R, Q, &at, acc);
+        tile_past(&at, R, 0);
+        tile_advance(R, P, &at, 2, 2);
+    }
+    for (; n > 0; n--) {
         tile_quad(R, Q, &at, acc);
         tile_advance(R, P, &at, INT8_QUAD / 4, 1);
     }
