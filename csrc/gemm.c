@@ -11,7 +11,8 @@
 static int most_rows(const lw_gemm_plan *p) { return p->matrix ? p->kernels->matrix_rows : p->kernels->rows; }
 
 enum {
-    STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache */
+    STAGE_BYTES = 4 << 20,       /* activations of one pass: they are read again for every panel step, from a shared cache; */
+    STAGE_THREAD_BYTES = 2 << 20,   /* with many threads so much each: a pass reads all weights, and needs rows for all of them */
     ALIAS = 4096,                /* rows at multiples of this fall into one set of the L1 cache */
     TASKS_PER_THREAD = 32,       /* the last of them is what threads wait for */
     TASKS_PER_MATRIX_THREAD = 4, /* where sums wait for the next block of k: each task reads all activations */
@@ -194,7 +195,8 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
     }
     if (w->format >= LW_Q4_0) return lw_gemm_quant_run(ctx, args);
     int64_t per_unit = p.a.kind == LW_STAGE_F32 ? 1 : p.a.kind == LW_STAGE_BF16 ? 2 : 4;
-    int64_t most = lw_max(STAGE_BYTES / (w->k * 4 / per_unit + 1), PASS_ROWS), passes = lw_ceil_div(args->m, most);
+    int64_t fit = lw_max(STAGE_BYTES, STAGE_THREAD_BYTES * (int64_t)lw_pool_threads(ctx->pool));
+    int64_t most = lw_max(fit / (w->k * 4 / per_unit + 1), PASS_ROWS), passes = lw_ceil_div(args->m, most);
     for (int64_t pass = 0; pass < passes; pass++) {
         p.row0 = lw_split(args->m, passes, pass);
         p.a.rows = lw_split(args->m, passes, pass + 1) - p.row0;

@@ -107,6 +107,15 @@ ALWAYS_INLINE void fetch_rows(const float *c, int64_t ldc, int64_t rows)
     }
 }
 
+/* Tall tiles ask for the rows that they or what finishes their sums write. */
+static void ask_rows(const plan *p, int64_t row, int64_t column, lw_quant_tile *t)
+{
+    const lw_gemm_args *g = p->g;
+    const int64_t size = g->c_type == LW_BF16 ? 2 : 4;
+    t->ask = (char *)g->c + ((p->row0 + row) * g->ldc + (g->gated ? column / 2 : column)) * size;
+    t->ld_ask = g->ldc * size;
+}
+
 /* Sums of a tile that are still to be finished -> c. */
 static void finish(const plan *p, int64_t row, int rows, int64_t panel, int64_t panels, const float *sums)
 {
@@ -144,7 +153,8 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
         /* The next pair is on its way to L2, a slice with each group: on AMD, where others fill their few buffers with it and wait. */
         for (int64_t i = 0; sliced && p->amd && i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
         next += p->slice;
-        if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
+        if (t.rows > LW_QUANT_LOW_ROWS) ask_rows(p, row, column, &t);
+        else if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
         p->kernels->tile_quant(&t);
         if (p->late) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
         if (sliced) t.ahead = 0;     /* the weights are in the caches now */
@@ -263,14 +273,17 @@ static void run_task(void *arg, int64_t task, int worker)
 }
 
 /* From so many rows on expanding pays. It costs about as much as three groups gain where codes are put together from planes; more
- * is gained where scales take work as well, most where they go into the codes. Nibbles with float16 scales gain nothing. */
+ * is gained where scales take work as well, most where they go into the codes. In tiles of few rows nibbles with float16 scales gain
+ * nothing. */
 static int64_t expand_rows(const plan *p)
 {
     const lw_quant *q = &lw_quants[p->form];
     if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
     const int plain = q->scales == LW_SCALES_F16 && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4);
-    if (plain || q->code == LW_CODE_LINE) return INT64_MAX;
+    if (q->code == LW_CODE_LINE) return INT64_MAX;
     if (lw_quants[q->expanded].block == LW_SUPER) return q->minima == LW_MIN_INT ? 18 : 24;
+    if (p->kernels->quant_rows > LW_QUANT_LOW_ROWS) return q->code == LW_CODE_NIBBLE ? 96 : q->code == LW_CODE_IQ4 ? 64 : 40;
+    if (plain) return INT64_MAX;
     if (q->scales == LW_SCALES_F16 || q->scales == LW_SCALES_F16M) return q->code == LW_CODE_NIBBLE_BIT && q->minima ? 96 : 160;
     return q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4 ? 80 : q->scales == LW_SCALES_K8 ? 40 : 56;
 }

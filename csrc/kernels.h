@@ -78,7 +78,8 @@ struct lw_finish {
  * form: the row of lw_quants (quant.h) that b is: a format, or what expand_quant made of one. b: the first panel, ldb bytes to
  * the next; one or two panels. k: a multiple of 32. bias, residual, columns: as in lw_tile.
  * ahead: bytes from the line in use to the one to fetch into L2, 0 = none (hints). Of the `shares` tiles that read the same
- * weights each fetches its share of the lines. near: to the one to fetch on into L1. */
+ * weights each fetches its share of the lines. near: to the one to fetch on into L1. ask: tiles of more than LW_QUANT_LOW_ROWS rows
+ * ask for two lines there and in each row ld_ask bytes on, to write (hints), or NULL. */
 typedef struct lw_quant_tile {
     const void *a;
     const void *b;
@@ -90,6 +91,8 @@ typedef struct lw_quant_tile {
     ptrdiff_t ldr;
     int64_t k;
     int form, rows, panels, columns, ahead, share, shares, near;
+    const char *ask;
+    ptrdiff_t ld_ask;
 } lw_quant_tile;
 
 /* Tiles of a product of quantised weights on tile registers: 1 .. LW_MATRIX_QUANT_ROWS rows, one or two panels that matrix_expand

@@ -53,7 +53,7 @@ typedef struct lw_quant {
 enum { LW_QUANT_FORMATS = LW_IQ3_S_W - LW_Q4_0 + 1,
        LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_1,
        LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_X32F_FINE, LW_QUANTS };
-enum { LW_SUPER = 256, LW_PIECE = 32 };
+enum { LW_SUPER = 256, LW_PIECE = 32, LW_QUANT_LOW_ROWS = 6 };     /* tiles of more rows ask for the rows of c themselves */
 
 static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q4_0 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16, LW_MIN_NONE, 32, 8, 8, 256, 256, 32, 18, LW_X32_8},

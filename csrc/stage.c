@@ -82,9 +82,11 @@ static void to_tiles(uint32_t (*buffer)[CHUNK + LW_LANES], int64_t rows, int64_t
         for (int64_t r = 0; r < rows; r++, out += LW_LINE) memcpy(out, buffer[r] + u, LW_LINE);
 }
 
-static void stage_group(void *arg, int64_t group, int worker) {
+/* A task: a row group's part of a block of k. */
+static void stage_part(void *arg, int64_t task, int worker) {
     (void)worker;
     const lw_stage *s = arg;
+    const int64_t group = task % s->groups, kb = task / s->groups;
     int64_t first = lw_group_row(s, group), rows = lw_group_row(s, group + 1) - first;
     int64_t per_unit = s->kind == LW_STAGE_F32 ? 1 : s->kind == LW_STAGE_BF16 ? 2 : 4;
     int64_t step = s->kind == LW_STAGE_INT8 ? CHUNK * 4 / (s->kernels->quad / 4) : CHUNK * per_unit;
@@ -95,23 +97,21 @@ static void stage_group(void *arg, int64_t group, int worker) {
         s->start[first + r] = 0;
         if (s->type == LW_F32) s->scale[first + r] = row_scale((const float *)s->a + (first + r) * s->lda, s->k);
     }
-    for (int64_t kb = 0; kb < s->k_blocks; kb++) {
-        int64_t begin = kb * s->kc, end = lw_min(begin + s->kc, s->k);
-        for (int64_t k0 = begin; k0 < end; k0 += step) {
-            int64_t n = lw_min(step, end - k0), at = units_of(s, k0 - begin);
-            for (int64_t r = 0; r < rows; r++) {
-                fetch_piece(s, first, rows, step, k0 / step * rows + r + AHEAD);
-                uint32_t *to = aside ? buffer[r] : (uint32_t *)lw_staged(s, kb, first + r) + at;
-                row[r] = to;
-                if (straight) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;
-                else convert(s, first + r, k0, n, to);
-            }
-            if (s->tiles) to_tiles(buffer, rows, units_of(s, n), lw_staged(s, kb, first) + at * rows * 4);
-            if (s->lace) lw_lace(row, rows, units_of(s, n), (uint32_t *)lw_staged(s, kb, first) + at * rows);
+    const int64_t begin = kb * s->kc, end = lw_min(begin + s->kc, s->k);
+    for (int64_t k0 = begin; k0 < end; k0 += step) {
+        int64_t n = lw_min(step, end - k0), at = units_of(s, k0 - begin);
+        for (int64_t r = 0; r < rows; r++) {
+            fetch_piece(s, first, rows, step, k0 / step * rows + r + AHEAD);
+            uint32_t *to = aside ? buffer[r] : (uint32_t *)lw_staged(s, kb, first + r) + at;
+            row[r] = to;
+            if (straight) row[r] = (const uint32_t *)s->a + (first + r) * s->lda + k0;
+            else convert(s, first + r, k0, n, to);
         }
-        for (int64_t r = 0, used = units_of(s, end - begin); !aside && used % 16 && r < rows; r++)
-            memset(lw_staged(s, kb, first + r) + used * 4, 0, (size_t)(16 - used % 16) * 4);
+        if (s->tiles) to_tiles(buffer, rows, units_of(s, n), lw_staged(s, kb, first) + at * rows * 4);
+        if (s->lace) lw_lace(row, rows, units_of(s, n), (uint32_t *)lw_staged(s, kb, first) + at * rows);
     }
+    for (int64_t r = 0, used = units_of(s, end - begin); !aside && used % 16 && r < rows; r++)
+        memset(lw_staged(s, kb, first + r) + used * 4, 0, (size_t)(16 - used % 16) * 4);
 }
 
 /* ---- the face ----------------------------------------------------------------------------------------------------- */
@@ -130,4 +130,4 @@ void lw_stage_place(lw_stage *s, void *memory) {
     if (s->type == LW_F32) s->scale = (float *)(s->start + s->rows);
 }
 
-lw_status lw_stage_run(lw_ctx *ctx, lw_stage *s) { return lw_pool_run(ctx->pool, s->groups, stage_group, s); }
+lw_status lw_stage_run(lw_ctx *ctx, lw_stage *s) { return lw_pool_run(ctx->pool, s->groups * s->k_blocks, stage_part, s); }

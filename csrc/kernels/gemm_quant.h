@@ -14,7 +14,12 @@
 #define LW_KERNELS_GEMM_QUANT_H
 #include "quant_planes.h"
 
-enum { QUANT_MOST = 12 };      /* registers of sums in a tile */
+enum { QUANT_MOST = 24 };      /* registers of a block's sums in a tile; */
+#ifdef QUANT_ROLLED
+enum { QUANT_HELD = 6 };
+#else
+enum { QUANT_HELD = 12 };      /* beside so many those of a group are registers as well */
+#endif
 
 /* ---- the tile ---------------------------------------------------------------------------------------------------- */
 typedef struct q_at {
@@ -22,6 +27,10 @@ typedef struct q_at {
     const char *terms, *codes, *fine;                    /* of the activations: at the group's first block, at this piece */
     const float *scale, *min;                            /* of the superblock: block b, register q at b * ld + q * QL ... */
     int ld;
+    int piece0, piece1, near;                            /* of each piece these bytes are fetched, and so far behind them into L1 */
+    const char *ask;                                     /* the next row that is asked for, if one is left, */
+    ptrdiff_t ld_ask;
+    int asks;                                            /* and how many are */
 } q_at;
 
 /* Of register q. float16 is widened where it is used: a store and a load would cost more. */
@@ -87,78 +96,69 @@ ALWAYS_INLINE void q_zero(const int F, const int R, const int Q, const q_at *at,
         V_UNROLL for (int q = 0; q < Q; q++) dot[r * Q + q] = lw_quants[F].zero ? ir_set1(at->terms + 4 * (s * R + r)) : ir_zero();
 }
 
+/* What a block's sums of integers are multiplied with, and its minima. */
+typedef struct q_end { vreg scale[4], min[4]; ireg sub[4]; } q_end;
+ALWAYS_INLINE int q_integers(const int F) { return lw_quants[F].whole && !lw_quants[F].exact; }
+ALWAYS_INLINE void q_end_of(const int F, const int Q, const q_at *at, int b, q_end *end) {
+    V_UNROLL for (int q = 0; q < Q; q++) {
+        if (lw_quants[F].whole) end->sub[q] = q_sub_scale(F, at, q, b);
+        if (!q_integers(F)) end->scale[q] = lw_quants[F].whole ? ir_float(end->sub[q]) : q_scale(F, at, q, b);
+        if (lw_quants[F].minima == LW_MIN_FLOAT) end->min[q] = q_min(F, at, q, b);
+    }
+}
+/* sum + the block: dot with row r's terms and scales, those of block s of the piece they are given for. */
+ALWAYS_INLINE vreg q_ended(const int F, const int R, const char *terms, const char *fine, int s, int r, int q, const q_end *end, ireg dot,
+                           vreg sum) {
+    const int with_min = lw_quants[F].minima == LW_MIN_FLOAT;
+    vreg part = lw_quants[F].fine ? vr_mul(ir_float(dot), end->scale[q]) : vr_fma(ir_float(dot), end->scale[q], sum);
+    if (with_min) part = vr_fma(vr_set1((const void *)(terms + 4 * (s * R + r))), end->min[q], part);
+    return lw_quants[F].fine ? vr_fma(part, vr_set1((const void *)(fine + 4 * (s * R + r))), sum) : part;
+}
+
 /* One piece: 32 k, one or two blocks. b: the first block's index in the superblock. With `whole` the sums are `total`, or `sum` where
  * those are exact. */
 ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at, int b, vreg *sum, ireg *total) {
     const int parts = LW_PIECE / lw_quants[F].block;
     V_UNROLL for (int s = 0; s < parts; s++) {
         ireg dot[QUANT_MOST];
+        q_end end;
         q_zero(F, R, Q, at, s, dot);
         q_dots(F, R, Q, at, s * (8 / parts), 8 / parts, dot);
-        if (lw_quants[F].whole) {
-            ireg sub[4];
-            V_UNROLL for (int q = 0; q < Q; q++) sub[q] = q_sub_scale(F, at, q, b + s);
-            if (lw_quants[F].exact) {
-                vreg by[4];
-                V_UNROLL for (int q = 0; q < Q; q++) by[q] = ir_float(sub[q]);
-                V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(ir_float(dot[i]), by[i % Q], sum[i]);
-            } else {
-                V_UNROLL for (int i = 0; i < R * Q; i++) total[i] = ir_madd32(total[i], dot[i], sub[i % Q]);
-            }
-            continue;
-        }
-        vreg scale[4], min[4];
-        const int with_min = lw_quants[F].minima == LW_MIN_FLOAT;
-        V_UNROLL for (int q = 0; q < Q; q++) scale[q] = q_scale(F, at, q, b + s);
-        if (lw_quants[F].fine) {
-            if (with_min) V_UNROLL for (int q = 0; q < Q; q++) min[q] = q_min(F, at, q, b + s);
-            V_UNROLL for (int r = 0; r < R; r++) {
-                const vreg x = vr_set1((const void *)(at->fine + 4 * (s * R + r)));
-                V_UNROLL for (int q = 0; q < Q; q++) {
-                    const int i = r * Q + q;
-                    vreg part = vr_mul(ir_float(dot[i]), scale[q]);
-                    if (with_min) part = vr_fma(vr_set1((const void *)(at->terms + 4 * (s * R + r))), min[q], part);
-                    sum[i] = vr_fma(part, x, sum[i]);
-                }
-            }
-            continue;
-        }
-        V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(ir_float(dot[i]), scale[i % Q], sum[i]);
-        if (!with_min) continue;
-        V_UNROLL for (int q = 0; q < Q; q++) min[q] = q_min(F, at, q, b + s);
-        V_UNROLL for (int r = 0; r < R; r++) {
-            const vreg x = vr_set1((const void *)(at->terms + 4 * (s * R + r)));
-            V_UNROLL for (int q = 0; q < Q; q++) sum[r * Q + q] = vr_fma(x, min[q], sum[r * Q + q]);
+        q_end_of(F, Q, at, b + s, &end);
+        V_UNROLL for (int i = 0; i < R * Q; i++) {
+            if (q_integers(F)) total[i] = ir_madd32(total[i], dot[i], end.sub[i % Q]);
+            else sum[i] = q_ended(F, R, at->terms, at->fine, s, i / Q, i % Q, &end, dot[i], sum[i]);
         }
     }
 }
 
-/* What the sums of a group start with. */
-ALWAYS_INLINE void q_begin(const int F, const int R, const int Q, const q_at *at, const float *dmin, vreg *sum) {
+/* What the sums of a group start with, for n rows from row r0 on. */
+ALWAYS_INLINE void q_begin(const int F, const int R, const int r0, const int n, const int Q, const q_at *at, const float *dmin, vreg *sum) {
     const int pairs = (int)lw_quant_terms(&lw_quants[F], LW_SUPER), lines = lw_quant_scale_lines(&lw_quants[F]);
     const int expanded = lw_quants[F].scales == LW_SCALES_F32I;
     if (lw_quants[F].minima != LW_MIN_INT) {
-        V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
+        V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_zero();
         return;
     }
     ireg dot[QUANT_MOST], d[4];
-    V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero();
+    V_UNROLL for (int i = 0; i < n * Q; i++) dot[i] = ir_zero();
     V_UNROLL for (int j = 0; j < pairs; j++) {
         ireg min[4];
         V_UNROLL for (int q = 0; q < Q; q++)
             min[q] = ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 2 + j)) : at->min + j * at->ld + q * QL);
-        V_UNROLL for (int r = 0; r < R; r++) {
-            ireg x = ir_set1(at->terms + 4 * (j * R + r));
+        V_UNROLL for (int r = 0; r < n; r++) {
+            ireg x = ir_set1(at->terms + 4 * (j * R + r0 + r));
             V_UNROLL for (int q = 0; q < Q; q++) dot[r * Q + q] = ir_dot2(dot[r * Q + q], min[q], x);
         }
     }
     V_UNROLL for (int q = 0; q < Q; q++)
         d[q] = ir_xor(ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 1)) : dmin + q * QL), ir_const(0x80000000u));
-    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), vr_bits(d[i % Q]));
+    V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), vr_bits(d[i % Q]));
 }
 
-/* The sums of a superblock that is one block, from those of its integers. */
-ALWAYS_INLINE void q_whole(const int F, const int R, const int Q, q_at *at, const float *d, const float *dmin, vreg *sum) {
+/* The sums of a superblock that is one block, from those of its integers; rows likewise. */
+ALWAYS_INLINE void q_whole(const int F, const int R, const int r0, const int n, const int Q, q_at *at, const float *d, const float *dmin,
+                           vreg *sum) {
     const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]);
     vreg begin[QUANT_MOST], by[4];
     if (R > 1) {                                         /* or they wait in registers from the header on */
@@ -166,16 +166,15 @@ ALWAYS_INLINE void q_whole(const int F, const int R, const int Q, q_at *at, cons
         V_OPAQUE(d);
         V_OPAQUE(dmin);
     }
-    q_begin(F, R, Q, at, dmin, begin);
+    q_begin(F, R, r0, n, Q, at, dmin, begin);
     V_UNROLL for (int q = 0; q < Q; q++)
         by[q] = vr_load(!expanded ? d + q * QL : (const float *)(at->head[q] + 64 * lines));
-    V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_fma(sum[i], by[i % Q], begin[i]);
+    V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_fma(sum[i], by[i % Q], begin[i]);
 }
 
 /* The sums of a group times the scales of the activations, plus those before -> after, rows `step` apart. */
 ALWAYS_INLINE void q_add(const int R, const int Q, const char *scales, const vreg *sum, const float *before, float *after,
                          ptrdiff_t step) {
-    V_OPAQUE(after);                                     /* registers are for the sums */
     V_UNROLL for (int r = 0; r < R; r++) {
         vreg x = vr_set1((const void *)(scales + 4 * r));
         V_UNROLL for (int q = 0; q < Q; q++)
@@ -185,8 +184,70 @@ ALWAYS_INLINE void q_add(const int R, const int Q, const char *scales, const vre
 
 static ALIGN(64) const float q_zeros[QUANT_MOST * QL];
 
+ALWAYS_INLINE void q_fetch(const int F, const int R, const int Q, q_at *at) {
+    if (R * Q > QUANT_HELD && at->asks) {                /* a row with each piece: all at once, they would keep the weights waiting */
+        __builtin_prefetch(at->ask, 1, 3);
+        __builtin_prefetch(at->ask + LW_LINE, 1, 3);
+        at->ask += at->ld_ask;
+        at->asks--;
+    }
+    if (lw_quants[F].scales >= LW_SCALES_F32) return;
+    LW_PRAGMA(GCC unroll 1)                              /* unrolled, it costs GCC the registers of the sums */
+    for (int i = at->piece0; i < at->piece1; i += 64) {
+        V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at->piece[q] + i, 0, 2);
+        if (at->near) V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at->piece[q] + i + at->near, 0, 3);
+    }
+}
+ALWAYS_INLINE void q_next_piece(const int F, const int R, const int Q, q_at *at) {
+    const int blocks = lw_quants[F].block == LW_SUPER ? 0 : LW_PIECE / lw_quants[F].block;
+    V_UNROLL for (int q = 0; q < Q; q++) at->piece[q] += lw_quants[F].piece;
+    if (lw_quants[F].minima != LW_MIN_INT) at->terms += 4 * R * blocks;
+    at->codes += 32 * R;
+    at->fine += 4 * R * blocks;
+}
+
+#ifdef LW_HAS_DOT4
+#include "gemm_quant_tall.h"
+#endif
+
 /* Where share i of a header or piece of so many bytes begins, t->ahead bytes on. */
 ALWAYS_INLINE int q_share(const lw_quant_tile *t, int bytes, int i) { return bytes / 64 * i / t->shares * 64 + t->ahead; }
+
+/* A group, from piece `first` of the superblock on: what it adds up to, times the scales, plus `before` -> after, rows `step` apart; or
+ * with `fine` onto sum. */
+ALWAYS_INLINE void q_group(const int F, const int R, const int Q, q_at *at, int first, int pieces, const float *d, const float *dmin,
+                           vreg *sum, float *waiting, const char *scales, const float *before, float *after, ptrdiff_t step) {
+    const lw_quant *const f = &lw_quants[F];
+    const int folded = f->block == LW_SUPER, parts = folded ? 0 : LW_PIECE / f->block;
+    const int chunk = R * Q > QUANT_HELD ? 1 : R;        /* rows that end together */
+    ireg dot[QUANT_MOST];
+    if (folded) q_zero(F, R, Q, at, 0, dot);
+    else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero(), sum[i] = vr_zero();
+    else if (!f->fine) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
+    for (int j = 0; j < pieces; j++) {
+        if (f->exact && j == f->exact) {                 /* the first half of the superblock waits in memory */
+            float *to = waiting;
+            V_OPAQUE(to);
+            V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(to + i * QL, sum[i]), sum[i] = vr_zero();
+        }
+        q_fetch(F, R, Q, at);
+        if (folded) q_dots(F, R, Q, at, 0, 8, dot);
+        else q_piece(F, R, Q, at, (first + j) * parts, sum, dot);
+        q_next_piece(F, R, Q, at);
+    }
+    if (f->fine) return;
+    if (f->whole && !f->exact) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = ir_float(dot[i]);
+    if (f->exact && f->exact < LW_SUPER / LW_PIECE) {
+        const float *from = waiting;
+        V_OPAQUE(from);
+        V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_add(sum[i], vr_load(from + i * QL));
+    }
+    V_OPAQUE(after);                                     /* registers are for the sums */
+    V_UNROLL for (int r = 0; r < R; r += chunk) {
+        if (f->whole) q_whole(F, R, r, chunk, Q, at, d, dmin, sum + r * Q);
+        q_add(chunk, Q, scales + 4 * r, sum + r * Q, before + r * Q * QL, after + r * step, step);
+    }
+}
 
 /* Rows x registers reg0 .. reg0 + Q - 1 (register: half a line on AVX2) of the tile's panels, over all k, to rows of out. */
 ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, const int Q, int reg0, float *out, ptrdiff_t ld) {
@@ -194,12 +255,14 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
     const int words = f->scales == LW_SCALES_F16 || f->scales == LW_SCALES_F16M;
     const int group = lw_quant_group(t->k), expanded = f->scales >= LW_SCALES_F32, last = t->panels * V_REGS - 1;
     const int folded = f->block == LW_SUPER;             /* sub-scales are in the codes */
-    const int fetch = !expanded && t->ahead, near = t->near ? t->near - t->ahead : 0;
+    const int fetch = !expanded && t->ahead;
     const int head0 = fetch ? q_share(t, f->header, t->share) : 0, head1 = fetch ? q_share(t, f->header, t->share + 1) : 0;
-    const int piece0 = fetch ? q_share(t, f->piece, t->share) : 0, piece1 = fetch ? q_share(t, f->piece, t->share + 1) : 0;
+    const int tall = R * Q > QUANT_HELD;
     ALIGN(64) float scale[16 * 4 * QL], min[16 * 4 * QL], dmin[4 * QL], d[4 * QL], acc[QUANT_MOST * QL], waiting[QUANT_MOST * QL];
+    ALIGN(64) float kept[QUANT_MOST * QL];
     const float *before = q_zeros;
-    q_at at = {.scale = scale, .min = min, .ld = Q * QL};
+    q_at at = {.scale = scale, .min = min, .ld = Q * QL, .ask = t->ask, .ld_ask = t->ld_ask, .asks = t->ask ? R : 0, .near = t->near ? t->near - t->ahead : 0,
+               .piece0 = fetch ? q_share(t, f->piece, t->share) : 0, .piece1 = fetch ? q_share(t, f->piece, t->share + 1) : 0};
     const unsigned char *head[4];
     const char *a = t->a;
     V_UNROLL for (int q = 0; q < Q; q++) {
@@ -209,9 +272,10 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
     }
     vreg sum[QUANT_MOST];
     V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_zero();
+    if (tall && f->fine) V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(kept + i * QL, vr_zero());
     for (int64_t k = 0; k < t->k; k += group) {
         const int pieces = (int)(lw_min(group, t->k - k) + LW_PIECE - 1) / LW_PIECE, at_piece = (int)(k % LW_SUPER) / LW_PIECE;
-        const int parts = folded ? 0 : LW_PIECE / f->block, terms = (int)lw_quant_terms(f, pieces * LW_PIECE);
+        const int terms = (int)lw_quant_terms(f, pieces * LW_PIECE);
         if (!at_piece || f->minima == LW_MIN_INT || f->whole) {
             V_UNROLL for (int q = 0; q < Q; q++) {
                 int half = (reg0 + q) % V_REGS;
@@ -226,43 +290,22 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         at.fine = a;
         at.terms = a + 4 * R * (f->fine ? terms : 1);
         at.codes = at.terms + 4 * R * terms;
-        ireg dot[QUANT_MOST];
-        if (folded) q_zero(F, R, Q, &at, 0, dot);
-        else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero(), sum[i] = vr_zero();
-        else if (!f->fine) q_begin(F, R, Q, &at, dmin, sum);
-        for (int j = 0; j < pieces; j++) {
-            if (f->exact && j == f->exact) {             /* the first half of the superblock waits in memory */
-                float *to = waiting;
-                V_OPAQUE(to);
-                V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(to + i * QL, sum[i]), sum[i] = vr_zero();
-            }
-            LW_PRAGMA(GCC unroll 1)                      /* unrolled, it costs GCC the registers of the sums */
-            for (int i = piece0; i < piece1; i += 64) {
-                V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i, 0, 2);
-                if (near) V_UNROLL for (int q = 0; q < Q; q++) __builtin_prefetch(at.piece[q] + i + near, 0, 3);
-            }
-            if (folded) q_dots(F, R, Q, &at, 0, 8, dot);
-            else q_piece(F, R, Q, &at, (at_piece + j) * parts, sum, dot);
-            V_UNROLL for (int q = 0; q < Q; q++) at.piece[q] += f->piece;
-            if (f->minima != LW_MIN_INT) at.terms += 4 * R * parts;
-            at.codes += 32 * R;
-            at.fine += 4 * R * parts;
-        }
         const char *scales = a;
-        a = at.codes;
-        if (f->fine) continue;
-        if (f->whole && !f->exact) V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = ir_float(dot[i]);
-        if (f->exact && f->exact < LW_SUPER / LW_PIECE) {
-            const float *from = waiting;
-            V_OPAQUE(from);
-            V_UNROLL for (int i = 0; i < R * Q; i++) sum[i] = vr_add(sum[i], vr_load(from + i * QL));
+        const int64_t more = t->k - k - group, step = more > 0 ? Q * QL : ld;
+        float *after = more > 0 ? acc : out;
+        a = at.codes + (pieces * 32) * R;
+#ifdef LW_HAS_DOT4
+        if (tall && !folded) {
+            const q_wait wait = {kept, waiting};
+            q_tall_group(F, R, Q, &at, at_piece, pieces, d, dmin, &wait, scales, before, f->fine && more > 0 ? kept : after, step);
+            before = acc;
+            continue;
         }
-        if (f->whole) q_whole(F, R, Q, &at, d, dmin, sum);
-        const int64_t more = t->k - k - group;
-        q_add(R, Q, scales, sum, before, more > 0 ? acc : out, more > 0 ? Q * QL : ld);
+#endif
+        q_group(F, R, Q, &at, at_piece, pieces, d, dmin, sum, waiting, scales, before, after, step);
         before = acc;
     }
-    if (!f->fine) return;
+    if (!f->fine || (tall && !folded)) return;
     V_UNROLL for (int r = 0; r < R; r++)
         V_UNROLL for (int q = 0; q < Q; q++) vr_store(out + r * ld + q * QL, sum[r * Q + q]);
 }

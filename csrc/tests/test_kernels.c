@@ -329,8 +329,8 @@ static void test_values(const lw_kernels *K) {
 static void test_quant(const lw_kernels *K) {
     enum { K_ = 288, PANELS = 2, SIZE = 2 * 256 + 9 * 256 };
     static ALIGN(64) unsigned char w[PANELS][SIZE], expanded[PANELS][2 * 512 + 9 * 512];
-    static ALIGN(64) uint32_t staged[6 * (3 + 9 + K_ / 4)];
-    static float a[6][K_], c[6][32];
+    static ALIGN(64) uint32_t staged[12 * (3 + 9 + K_ / 4)];
+    static float a[12][K_], c[12][32];
     for (int p = 0; p < PANELS; p++)
         for (int i = 0; i < SIZE; i++) {
             const int at = i % (256 + 8 * 256);
