@@ -73,7 +73,10 @@ static void plan_tasks(lw_gemm_plan *p, const lw_ctx *ctx) {
         wanted = lw_min(wanted, TASKS_PER_MATRIX_THREAD * threads);
         p->ranges = lw_min(lw_max(lw_ceil_div(p->steps * sums, fit), lw_ceil_div(wanted, p->blocks)), p->steps);
     }
-    /* On tile registers one row group waits for its weights, and only the next finds them in L2. */
+    /* Each block of rows reads all weights, which for few row groups is most of what there is to do (bfloat16 that is widened reads half as
+     * much). On tile registers one row group waits for its weights, and only the next finds them in L2. */
+    const int narrow = w->format == LW_P16 && p->a.kind == LW_STAGE_F32;
+    if (!p->matrix && !narrow && p->a.groups < BLOCK_GROUPS && p->ranges >= 4 * threads) return;
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->matrix ? lw_max(p->a.groups / 2, 1) : p->a.groups));
 }
 
