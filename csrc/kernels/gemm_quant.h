@@ -15,9 +15,13 @@
 #include "quant_planes.h"
 
 enum { QUANT_MOST = 24 };      /* registers of a block's sums in a tile; */
-#ifdef QUANT_ROLLED
+#if QUANT_ROWS <= 6            /* as many as LW_QUANT_LOW_ROWS: a table without tall tiles is spared compiling them */
+enum { QUANT_HELD = QUANT_MOST };
+#elif defined(QUANT_ROLLED)
+#define QUANT_TALL
 enum { QUANT_HELD = 6 };
 #else
+#define QUANT_TALL
 enum { QUANT_HELD = 12 };      /* beside so many those of a group are registers as well */
 #endif
 
@@ -206,7 +210,7 @@ ALWAYS_INLINE void q_next_piece(const int F, const int R, const int Q, q_at *at)
     at->fine += 4 * R * blocks;
 }
 
-#ifdef LW_HAS_DOT4
+#ifdef QUANT_TALL
 #include "gemm_quant_tall.h"
 #endif
 
@@ -294,7 +298,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
         const int64_t more = t->k - k - group, step = more > 0 ? Q * QL : ld;
         float *after = more > 0 ? acc : out;
         a = at.codes + (pieces * 32) * R;
-#ifdef LW_HAS_DOT4
+#ifdef QUANT_TALL
         if (tall && !folded) {
             const q_wait wait = {kept, waiting};
             q_tall_group(F, R, Q, &at, at_piece, pieces, d, dmin, &wait, scales, before, f->fine && more > 0 ? kept : after, step);
