@@ -19,12 +19,10 @@ from typing import Any
 import common  # before numpy
 import numpy as np
 from quantised import weights
-from run import Run
 
 from lanewise import _native, doctor
 from lanewise import kernels as k
 from lanewise.kernels.packed import QUANTISED, PackedMatrix
-from model import depths, numbers
 
 LEAST = 0.02  # seconds a contender runs at least, each time
 SHAPES = [(1, 8192, 2048), (8, 8192, 2048), (64, 8192, 2048), (512, 896, 896), (512, 8192, 2048), (512, 2048, 8192)]
@@ -110,6 +108,8 @@ def product(
 
 def model(path: Path, contexts: dict[int, _native.Context], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Prompts and tokens of one model by numbers of threads."""
+    from run import Run  # here: the tests have another module of that name
+
     runs = {count: Run(path, threads=count, isa=args.isa) for count in contexts}
     of = next(iter(runs.values())).arithmetic
     contenders: Contenders = {}
@@ -147,6 +147,8 @@ def cells(by_count: dict[int, dict[str, float]], what: str, scale: float = 1.0) 
 
 
 def main() -> None:
+    from model import depths, numbers
+
     parser = common.arguments(__doc__ or "", repeat=3)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(seconds=20.0)
