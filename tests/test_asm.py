@@ -80,7 +80,7 @@ def test_no_tile_spills(isa: str) -> None:
 
 # Vectors that tiles of quantised weights move to and from the stack between blocks, at most (GCC 12).
 # One row of q2_k has a loop of whole superblocks on AVX-VNNI. Tiles of more than six rows, beside 192 multiply-adds:
-# q3_k, whose codes take two constants and two planes; the others 22.
+# q3_k, whose codes take two constants and two planes; the others 20.
 BETWEEN_BLOCKS = {"avx512_vnni": 10, "avx_vnni": 20}
 TALL, IN_TALL = 7, 48
 
