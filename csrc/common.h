@@ -38,4 +38,15 @@ static inline int64_t lw_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t lw_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t lw_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t lw_round_up(int64_t a, int64_t b) { return lw_ceil_div(a, b) * b; }
+
+/* Asks for `bytes` of so many rows, `stride` bytes apart, which no hardware follows: what will be written there, or read. `near`: into
+ * L1; else into L2, since rows a power of two apart push each other out of L1 before they are used. */
+ALWAYS_INLINE void lw_fetch_rows(const void *first, ptrdiff_t stride, int64_t rows, int64_t bytes, int near) {
+    const char *row = (const char *)first;
+    for (int64_t i = 0; i < rows; i++, row += stride)
+        for (const char *line = row - (uintptr_t)row % LW_LINE; line < row + bytes; line += LW_LINE) {
+            if (near) __builtin_prefetch(line, 1, 3);
+            else __builtin_prefetch(line, 0, 2);
+        }
+}
 #endif

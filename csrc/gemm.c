@@ -53,6 +53,8 @@ static void plan_k(lw_gemm_plan *p, const lw_ctx *ctx) {
     }
 }
 
+static int own_rows(const lw_gemm_plan *p, int64_t threads) { return !p->matrix && !p->g->plain && lw_own_rows(p->a.rows, threads); }
+
 static void plan_tasks(lw_gemm_plan *p, const lw_ctx *ctx) {
     const lw_weight *w = p->w;
     int64_t threads = lw_pool_threads(ctx->pool), lines = lw_ceil_div(p->a.kc, lw_k_per_line(p));
@@ -78,6 +80,10 @@ static void plan_tasks(lw_gemm_plan *p, const lw_ctx *ctx) {
     const int narrow = w->format == LW_P16 && p->a.kind == LW_STAGE_F32;
     if (!p->matrix && !narrow && p->a.groups < BLOCK_GROUPS && p->ranges >= 4 * threads) return;
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->matrix ? lw_max(p->a.groups / 2, 1) : p->a.groups));
+    if (own_rows(p, threads)) {
+        p->blocks = lw_min(lw_round_up(p->blocks, threads), p->a.groups);
+        p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
+    }
 }
 
 static int needs_stage(const lw_gemm_plan *p) {
@@ -141,6 +147,7 @@ static int step_of(const lw_gemm_plan *p, const lw_ctx *ctx) {
 /* ---- entry ------------------------------------------------------------------------------------------------------- */
 static lw_status run_pass(lw_gemm_plan *p, lw_ctx *ctx) {
     p->a.groups = lw_ceil_div(p->a.rows, most_rows(p));
+    if (own_rows(p, lw_pool_threads(ctx->pool))) p->a.groups = lw_round_up(p->a.groups, lw_pool_threads(ctx->pool));
     p->a.low = p->a.rows / p->a.groups;
     p->a.higher = p->a.rows % p->a.groups;
     p->step = step_of(p, ctx);

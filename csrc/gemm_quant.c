@@ -98,22 +98,14 @@ static void quantize_unit(void *arg, int64_t unit, int worker)
                                 p->staged + (size_t)(first * LW_MATRIX_UNIT) * p->row_bytes);
 }
 
-/* The rows of c lie far apart, and tiles would wait for each of them. */
-ALWAYS_INLINE void fetch_rows(const float *c, int64_t ldc, int64_t rows)
-{
-    for (int64_t i = 0; i < rows; i++) {
-        __builtin_prefetch(c + i * ldc, 1, 3);
-        __builtin_prefetch(c + i * ldc + LW_LANES, 1, 3);
-    }
-}
-
-/* Tall tiles ask for the rows that they or what finishes their sums write. */
+/* Rows of c that a tile or what finishes its sums writes: tall tiles ask for them while they multiply, others are asked for before. */
 static void ask_rows(const plan *p, int64_t row, int64_t column, lw_quant_tile *t)
 {
     const lw_gemm_args *g = p->g;
-    const int64_t size = g->c_type == LW_BF16 ? 2 : 4;
-    t->ask = (char *)g->c + ((p->row0 + row) * g->ldc + (g->gated ? column / 2 : column)) * size;
-    t->ld_ask = g->ldc * size;
+    const int64_t size = g->c_type == LW_BF16 ? 2 : 4, unit = g->gated ? 2 : 1;
+    const char *c = (char *)g->c + ((p->row0 + row) * g->ldc + column / unit) * size;
+    if (t->rows > LW_QUANT_LOW_ROWS) t->ask = c, t->ld_ask = g->ldc * size;
+    else lw_fetch_rows(c, g->ldc * size, t->rows, PAIR * LW_LANES * size / unit, 0);
 }
 
 /* Sums of a tile that are still to be finished -> c. */
@@ -153,8 +145,7 @@ static void run_pair(const plan *p, int64_t pair, int64_t group0, int64_t group1
         /* The next pair is on its way to L2, a slice with each group: on AMD, where others fill their few buffers with it and wait. */
         for (int64_t i = 0; sliced && p->amd && i < p->slice; i += LW_LINE) __builtin_prefetch(next + i, 0, 2);
         next += p->slice;
-        if (t.rows > LW_QUANT_LOW_ROWS) ask_rows(p, row, column, &t);
-        else if (group + 1 < group1 && !p->late) fetch_rows(t.c + t.rows * g->ldc, g->ldc, p->low);
+        ask_rows(p, row, column, &t);
         p->kernels->tile_quant(&t);
         if (p->late) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
         if (sliced) t.ahead = 0;     /* the weights are in the caches now */
@@ -194,7 +185,7 @@ static void run_matrix_pair(const plan *p, int64_t pair, int64_t k0, int64_t gro
         if (next) t.next = next + (group - group0) * share, t.coming = share;
         if (!p->late) t.c = (float *)g->c + (p->row0 + row) * g->ldc + column;
         t.residual = g->residual && !p->late ? g->residual + (p->row0 + row) * g->ldr + column : NULL;
-        if (!p->late && t.last) fetch_rows(t.c, g->ldc, t.rows);
+        if (!p->late && t.last) lw_fetch_rows(t.c, g->ldc * 4, t.rows, PAIR * LW_LINE, 1);
         p->kernels->matrix_quant(&t);
         if (p->late && t.last) finish(p, row, t.rows, pair * PAIR, t.panels, aside);
     }
@@ -305,6 +296,14 @@ static void plan_matrix(plan *p, const lw_ctx *ctx)
     p->panel_bytes = (size_t)lw_matrix_panel_bytes(p->form, p->kc);
 }
 
+/* Where the activations, which each thread has from others otherwise, count as much as the weights, which each has to read (and expand)
+ * then. */
+static int own_rows(const plan *p, int64_t threads, int expand)
+{
+    const int64_t bytes = p->rows * (int64_t)p->row_bytes;
+    return !p->matrix && lw_own_rows(p->rows, threads) && bytes * (expand ? 8 : 16) >= (int64_t)p->g->w->bytes;
+}
+
 static lw_status plan_pass(plan *p, lw_ctx *ctx)
 {
     const lw_weight *w = p->g->w;
@@ -319,12 +318,18 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
     if (p->matrix) plan_matrix(p, ctx);
     int64_t count = p->matrix ? units_of(p) : p->rows;
     p->groups = lw_ceil_div(count, p->matrix ? MATRIX_UNITS : expand ? p->kernels->quant_rows : p->kernels->quant_direct);
+    const int own = own_rows(p, threads, expand);
+    if (own) p->groups = lw_round_up(p->groups, threads);
     p->low = count / p->groups;
     p->higher = count % p->groups;
     /* As in gemm.c: a task should outlast what starting it costs. */
     int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
     p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1)), p->pairs);
     p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, cost / 3000)), 1);
+    if (own) {
+        p->blocks = lw_min(lw_round_up(p->blocks, threads), p->groups);
+        p->ranges = lw_max(lw_min(lw_ceil_div(TASKS_PER_THREAD * threads, p->blocks), p->pairs), 1);
+    }
     p->slice = lw_round_up(lw_ceil_div(PAIR * (int64_t)w->panel_bytes, lw_ceil_div(p->groups, p->blocks)), LW_LINE);
     p->gather_rows = p->matrix ? LW_MATRIX_UNIT : p->low + 1;
     p->gather_ld = w->k + LW_LANES;   /* rows apart in the caches */

@@ -78,17 +78,11 @@ void lw_gemm_weights(const lw_gemm_plan *p, const lw_gemm_job *j, int64_t panel,
     }
 }
 
-/* The hardware follows no jumps between rows of c: ask for them before the tile that needs them at its end (at its
- * beginning, where it continues sums: then one tile ahead). Waiting for c alone costs a fifth where it comes from memory. */
-ALWAYS_INLINE void fetch_rows(const char *c, int64_t stride, int64_t rows, int64_t bytes) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t at = 0; at < bytes + LW_LINE - 1; at += LW_LINE) __builtin_prefetch(c + i * stride + at, 1, 3);
-}
-
-/* Rows of c that the tile at `row` writes, or that one tile further on reads. */
+/* Rows of c: asked for before the tile that needs them at its end, or one tile before that which begins with them. Waiting for
+ * c alone costs a fifth where it comes from memory. */
 ALWAYS_INLINE void fetch_outputs(const lw_gemm_plan *p, int64_t row, int64_t rows, int64_t panel) {
     const int64_t size = lw_output_size(p), line = LW_LANES * size / (p->g->gated ? 2 : 1);
-    fetch_rows(lw_output_at(p, row, panel), p->g->ldc * size, rows, p->step * line);
+    lw_fetch_rows(lw_output_at(p, row, panel), p->g->ldc * size, rows, p->step * line, !p->amd);
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */

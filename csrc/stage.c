@@ -86,7 +86,7 @@ static void to_tiles(uint32_t (*buffer)[CHUNK + LW_LANES], int64_t rows, int64_t
 static void stage_part(void *arg, int64_t task, int worker) {
     (void)worker;
     const lw_stage *s = arg;
-    const int64_t group = task % s->groups, kb = task / s->groups;
+    const int64_t group = task / s->k_blocks, kb = task % s->k_blocks;
     int64_t first = lw_group_row(s, group), rows = lw_group_row(s, group + 1) - first;
     int64_t per_unit = s->kind == LW_STAGE_F32 ? 1 : s->kind == LW_STAGE_BF16 ? 2 : 4;
     int64_t step = s->kind == LW_STAGE_INT8 ? CHUNK * 4 / (s->kernels->quad / 4) : CHUNK * per_unit;

@@ -8,7 +8,7 @@
     X(5, 1) X(5, 2) X(5, 3) X(5, 4) X(6, 1) X(6, 2) X(6, 3) X(6, 4) X(7, 1) X(7, 2) X(7, 3)                   \
     X(8, 1) X(8, 2) X(8, 3) X(9, 1) X(9, 2) X(10, 1) X(10, 2) X(11, 1) X(11, 2) X(12, 1) X(12, 2)
 /* Tiles of quantised weights: up to 6 rows the sums of a block and of a group are registers, of more those of a block. The latter where
- * multiplying shares its two ports with all else (Intel); on Zen 4 they are not measured. Without vpdpbusd there are sums of 16 bits. */
+ * multiplying shares its two ports with all else (Intel); on Zen 4 they are slower. Without vpdpbusd there are sums of 16 bits. */
 #ifdef LW_HAS_VNNI
 #if defined(LW_HAS_DOT) && !defined(LW_HAS_AMX)
 #define QUANT_ROWS 6

@@ -229,7 +229,9 @@ def test_gemm_columns(table: str, m: int, n: int, depth: int, dtype: str) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("m", "n", "depth"), [(1, 400, 129), (3, 100, 130), (70, 50, 65), (40, 40, 700)])
+@pytest.mark.parametrize(
+    ("m", "n", "depth"), [(1, 400, 129), (3, 100, 130), (70, 50, 65), (40, 40, 700), (133, 50, 4900)]
+)
 def test_gemm_threads(table: str, m: int, n: int, depth: int, dtype: str) -> None:
     check_gemm_threads(table, m, n, depth // 4 if table == "scalar" else depth, dtype)
 
