@@ -270,7 +270,8 @@ static int64_t expand_rows(const plan *p)
 {
     const lw_quant *q = &lw_quants[p->form];
     if (p->kernels->quant_direct < p->kernels->quant_rows) return 3 * p->kernels->quant_rows;
-    const int plain = q->scales == LW_SCALES_F16 && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4);
+    const int plain = (q->scales == LW_SCALES_F16 && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4)) ||
+                      (q->scales == LW_SCALES_F16M && q->code == LW_CODE_NIBBLE);
     if (q->code == LW_CODE_LINE) return INT64_MAX;
     if (lw_quants[q->expanded].block == LW_SUPER) return q->minima == LW_MIN_INT ? 18 : 24;
     if (p->kernels->quant_rows > LW_QUANT_LOW_ROWS) return q->code == LW_CODE_NIBBLE ? 96 : q->code == LW_CODE_IQ4 ? 64 : 40;

@@ -56,10 +56,13 @@ static void quantize(int form, int rows, int64_t k, const float *a, ptrdiff_t ld
     const int group = lw_quant_group(k), zero = f->zero;
     for (int64_t k0 = 0; k0 < k; k0 += group, a += group) {
         const int n = (int)lw_min(group, k - k0);
-        if (n < LW_SUPER / 2 || f->minima == LW_MIN_FLOAT) out = quantize_any(f, n, rows, a, lda, out);
+        if (n < LW_SUPER / 2 || (f->fine && f->minima == LW_MIN_FLOAT)) out = quantize_any(f, n, rows, a, lda, out);
 #define QUANTIZE(n, block, fine, minima) out = quantize_group(n, block, fine, minima, zero, rows, a, lda, out)
         else if (f->fine) {
             if (n == LW_SUPER) QUANTIZE(LW_SUPER, 32, 1, LW_MIN_NONE); else QUANTIZE(LW_SUPER / 2, 32, 1, LW_MIN_NONE);
+        }
+        else if (f->minima == LW_MIN_FLOAT) {
+            if (n == LW_SUPER) QUANTIZE(LW_SUPER, 32, 0, LW_MIN_FLOAT); else QUANTIZE(LW_SUPER / 2, 32, 0, LW_MIN_FLOAT);
         }
         else if (n < LW_SUPER) QUANTIZE(LW_SUPER / 2, 32, 0, LW_MIN_NONE);
         else if (f->block == 32 && f->minima == LW_MIN_NONE) QUANTIZE(LW_SUPER, 32, 0, LW_MIN_NONE);
