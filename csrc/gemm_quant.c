@@ -98,14 +98,20 @@ static void quantize_unit(void *arg, int64_t unit, int worker)
                                 p->staged + (size_t)(first * LW_MATRIX_UNIT) * p->row_bytes);
 }
 
-/* Rows of c that a tile or what finishes its sums writes: tall tiles ask for them while they multiply, others are asked for before. */
+/* Rows of c that a tile or what finishes its sums writes: tall tiles ask for them while they multiply, others are asked for before, as
+ * is a residual that lies elsewhere. */
 static void ask_rows(const plan *p, int64_t row, int64_t column, lw_quant_tile *t)
 {
     const lw_gemm_args *g = p->g;
     const int64_t size = g->c_type == LW_BF16 ? 2 : 4, unit = g->gated ? 2 : 1;
     const char *c = (char *)g->c + ((p->row0 + row) * g->ldc + column / unit) * size;
-    if (t->rows > LW_QUANT_LOW_ROWS) t->ask = c, t->ld_ask = g->ldc * size;
-    else lw_fetch_rows(c, g->ldc * size, t->rows, PAIR * LW_LANES * size / unit, 0);
+    if (t->rows > LW_QUANT_LOW_ROWS) {
+        t->ask = c, t->ld_ask = g->ldc * size;
+        return;
+    }
+    lw_fetch_rows(c, g->ldc * size, t->rows, PAIR * LW_LANES * size / unit, 0);
+    if (g->residual && g->residual != g->c)
+        lw_fetch_rows(g->residual + (p->row0 + row) * g->ldr + column / unit, g->ldr * 4, t->rows, PAIR * LW_LINE / unit, 0);
 }
 
 /* Sums of a tile that are still to be finished -> c. */

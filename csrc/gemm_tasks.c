@@ -79,10 +79,13 @@ void lw_gemm_weights(const lw_gemm_plan *p, const lw_gemm_job *j, int64_t panel,
 }
 
 /* Rows of c: asked for before the tile that needs them at its end, or one tile before that which begins with them. Waiting for
- * c alone costs a fifth where it comes from memory. */
+ * c alone costs a fifth where it comes from memory. On AMD those of a residual that lies elsewhere, too. */
 ALWAYS_INLINE void fetch_outputs(const lw_gemm_plan *p, int64_t row, int64_t rows, int64_t panel) {
     const int64_t size = lw_output_size(p), line = LW_LANES * size / (p->g->gated ? 2 : 1);
     lw_fetch_rows(lw_output_at(p, row, panel), p->g->ldc * size, rows, p->step * line, !p->amd);
+    if (p->amd && p->g->residual && p->g->residual != p->g->c)
+        lw_fetch_rows(p->g->residual + (p->row0 + row) * p->g->ldr + panel * LW_LANES / (p->g->gated ? 2 : 1), p->g->ldr * 4, rows,
+                      p->step * line * 4 / size, 0);
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */
