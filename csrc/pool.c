@@ -30,6 +30,7 @@ typedef struct ALIGN(128) member {
     int64_t end;
     _Atomic uint32_t in;         /* the run this worker takes part in, 0: none */
     _Atomic uint32_t asleep;
+    _Atomic int32_t core;        /* where it was when somebody was last woken, -1: not known */
     lw_pool *pool;
     int index;
     int started;
@@ -83,10 +84,33 @@ static void sleep_on(member *w)
         syscall(SYS_futex, &w->asleep, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
 }
 
-static void wake(member *w)
+/* waker: who wakes it, NULL: nobody whom it may disturb. */
+static void wake(member *w, member *waker)
 {
-    if (atomic_load(&w->asleep) && atomic_exchange(&w->asleep, 0))
-        syscall(SYS_futex, &w->asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    if (!atomic_load(&w->asleep)) return;
+    if (waker) atomic_store(&waker->core, sched_getcpu());
+    if (atomic_exchange(&w->asleep, 0)) syscall(SYS_futex, &w->asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* Linux likes to wake a thread on its waker's core, where the two take turns, each spinning while the other should work, until some
+ * milliseconds later it moves one of them. So who finds itself there leaves for a core that none of the others is on. */
+static void leave_core(member *w)
+{
+    lw_pool *pool = w->pool;
+    const member *caller = &pool->members[0], *waker = &pool->members[(w->index - 1) / 2];
+    cpu_set_t allowed, others;
+    const int32_t core = sched_getcpu();
+    atomic_store(&w->core, core);
+    if (core < 0 || (atomic_load(&caller->core) != core && atomic_load(&waker->core) != core)) return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    others = allowed;
+    for (int i = 0; i < pool->threads; i++) {
+        const int32_t taken = atomic_load(&pool->members[i].core);
+        if (i != w->index && taken >= 0 && taken < CPU_SETSIZE && !atomic_load(&pool->members[i].asleep)) CPU_CLR(taken, &others);
+    }
+    if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others)) return;
+    sched_setaffinity(0, sizeof allowed, &allowed);
+    atomic_store(&w->core, sched_getcpu());
 }
 #else
 static void sleep_on(member *w)
@@ -96,19 +120,23 @@ static void sleep_on(member *w)
     pthread_mutex_unlock(&w->mutex);
 }
 
-static void wake(member *w)
+static void wake(member *w, member *waker)
 {
+    (void)waker;
     if (!atomic_load(&w->asleep) || !atomic_exchange(&w->asleep, 0)) return;
     pthread_mutex_lock(&w->mutex);
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->mutex);
 }
+
+static void leave_core(member *w) { (void)w; }
 #endif
 
 /* A tree: who takes part wakes its two children, so that 128 sleepers cost the caller two system calls. */
 static void wake_children(lw_pool *pool, int index, int active)
 {
-    for (int child = 2 * index + 1; child <= 2 * index + 2 && child < active; child++) wake(&pool->members[child]);
+    for (int child = 2 * index + 1; child <= 2 * index + 2 && child < active; child++)
+        wake(&pool->members[child], &pool->members[index]);
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */
@@ -169,6 +197,7 @@ static uint32_t await_run(member *w, uint32_t *seen)
         run = atomic_load(&pool->run);
         if (atomic_load(&pool->stop) || ((run & 1) && run != *seen)) atomic_store(&w->asleep, 0);
         sleep_on(w);
+        if (pool->spin_ns) leave_core(w);
         until = pool->spin_ns ? now_ns() + pool->spin_ns : 0;
     }
 }
@@ -203,6 +232,7 @@ static lw_status start(lw_pool *pool)
         memset(w, 0, sizeof *w);
         w->pool = pool;
         w->index = i;
+        atomic_store(&w->core, -1);
 #ifndef __linux__
         pthread_mutex_init(&w->mutex, NULL);
         pthread_cond_init(&w->wake, NULL);
@@ -278,7 +308,7 @@ void lw_pool_free(lw_pool *pool)
     atomic_store(&pool->stop, 1);
     for (int i = 1; i < pool->threads && !forked(pool); i++) {
         if (!pool->members[i].started) continue;
-        wake(&pool->members[i]);
+        wake(&pool->members[i], NULL);
         pthread_join(pool->members[i].thread, NULL);
     }
     if (pool->alive) munmap((void *)pool->alive, (size_t)sysconf(_SC_PAGESIZE));

@@ -124,6 +124,49 @@ with k.threads(2):
     assert run(program).stdout.strip() == "0"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_woken_worker_leaves_its_wakers_core() -> None:
+    """Both on one core take turns until the system notices; where the worker may run stays as it was."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    program = """
+import os, time
+import numpy as np
+from lanewise import kernels as k
+tasks = lambda: set(os.listdir("/proc/self/task"))
+core = lambda tid: int(open(f"/proc/self/task/{tid}/stat").read().rsplit(")", 1)[1].split()[36])
+a = np.ones((512, 2048), np.float32)
+w, everywhere, before = k.pack(a), set(sorted(os.sched_getaffinity(0))[:2]), tasks()
+os.sched_setaffinity(0, everywhere)
+here, busy = {min(everywhere)}, []
+for other in everywhere - here:  # or the system may wake it there by itself
+    busy.append(os.fork())
+    if not busy[-1]:
+        os.sched_setaffinity(0, {other})
+        end = time.monotonic() + 20
+        while time.monotonic() < end: pass
+        os._exit(0)
+with k.threads(2):
+    k.gemm(a, w)
+    worker = int((tasks() - before).pop())
+    os.sched_setaffinity(0, here)
+    left = 0
+    for _ in range(10):
+        time.sleep(0.01)
+        os.sched_setaffinity(worker, here)  # it sleeps; woken, it can run only here,
+        k.gemm(a, w)
+        time.sleep(0.01)
+        os.sched_setaffinity(worker, everywhere)  # and sleeps here
+        k.gemm(a, w)
+        left += core(worker) not in here
+    print(left, os.sched_getaffinity(worker) == everywhere)
+for child in busy: os.kill(child, 9)
+"""
+    left, kept = run(program).stdout.split()
+    assert int(left) >= 7  # but for what else the machine does meanwhile
+    assert kept == "True"
+
+
 def test_floating_point_state_is_left_alone() -> None:
     """Subnormal results before and after, whatever a kernel does within."""
     tiny = np.float32(2.0**-140)
