@@ -80,7 +80,7 @@ static void plan_tasks(lw_gemm_plan *p, const lw_ctx *ctx) {
     const int narrow = w->format == LW_P16 && p->a.kind == LW_STAGE_F32;
     if (!p->matrix && !narrow && p->a.groups < BLOCK_GROUPS && p->ranges >= 4 * threads) return;
     p->blocks = lw_max(p->blocks, lw_min(wanted / p->ranges, p->matrix ? lw_max(p->a.groups / 2, 1) : p->a.groups));
-    if (own_rows(p, threads)) {
+    if (own_rows(p, threads) && wanted >= threads) {
         p->blocks = lw_min(lw_round_up(p->blocks, threads), p->a.groups);
         p->ranges = lw_max(lw_min(lw_ceil_div(wanted, p->blocks), p->steps), 1);
     }

@@ -325,12 +325,12 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
     if (p->matrix) plan_matrix(p, ctx);
     int64_t count = p->matrix ? units_of(p) : p->rows;
     p->groups = lw_ceil_div(count, p->matrix ? MATRIX_UNITS : expand ? p->kernels->quant_rows : p->kernels->quant_direct);
-    const int own = own_rows(p, threads, expand);
+    /* As in gemm.c: a task should outlast what starting it costs. */
+    int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
+    const int own = own_rows(p, threads, expand) && cost / 3000 >= threads;
     if (own) p->groups = lw_round_up(p->groups, threads);
     p->low = count / p->groups;
     p->higher = count % p->groups;
-    /* As in gemm.c: a task should outlast what starting it costs. */
-    int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
     p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1)), p->pairs);
     p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, cost / 3000)), 1);
     if (own) {
