@@ -28,9 +28,9 @@ struct lw_weight {
     int fixed;               /* and read only */
 };
 
-/* Whether each thread has rows of its own, which it stages, multiplies and writes: a line that another core has written costs far more
- * than reading all weights, as each thread does then; what all of them read together grows with their square. Row groups and blocks are
- * multiples of the threads, so that shares are equal: a task that is taken over finds nothing in its caches. */
+/* Whether each thread has rows of its own, which it stages, multiplies and writes: the lines that another core has written would cost it
+ * more than to read all weights, as each thread does then. With more threads each needs more rows to read them for. Row groups and blocks
+ * are multiples of the threads, so that shares are equal: who takes over a task has nothing of it in its caches. */
 static inline int lw_own_rows(int64_t rows, int64_t threads) { return threads > 1 && rows >= lw_max(32, 8 * threads) * threads; }
 
 /* Every public entry point computes in the default floating-point state and leaves the caller's as it found it. */

@@ -146,8 +146,9 @@ static int step_of(const lw_gemm_plan *p, const lw_ctx *ctx) {
 
 /* ---- entry ------------------------------------------------------------------------------------------------------- */
 static lw_status run_pass(lw_gemm_plan *p, lw_ctx *ctx) {
+    const int64_t threads = lw_pool_threads(ctx->pool);
     p->a.groups = lw_ceil_div(p->a.rows, most_rows(p));
-    if (own_rows(p, lw_pool_threads(ctx->pool))) p->a.groups = lw_round_up(p->a.groups, lw_pool_threads(ctx->pool));
+    if (own_rows(p, threads)) p->a.groups = lw_round_up(p->a.groups, threads);
     p->a.low = p->a.rows / p->a.groups;
     p->a.higher = p->a.rows % p->a.groups;
     p->step = step_of(p, ctx);

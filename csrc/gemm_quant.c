@@ -326,13 +326,13 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
     int64_t count = p->matrix ? units_of(p) : p->rows;
     p->groups = lw_ceil_div(count, p->matrix ? MATRIX_UNITS : expand ? p->kernels->quant_rows : p->kernels->quant_direct);
     /* As in gemm.c: a task should outlast what starting it costs. */
-    int64_t cost = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels;
-    const int own = own_rows(p, threads, expand) && cost / 3000 >= threads;
+    int64_t worth = lw_max((int64_t)w->panel_bytes, p->rows * w->k * LW_LANES / 32) / 10 * w->panels / 3000;
+    const int own = own_rows(p, threads, expand) && worth >= threads;
     if (own) p->groups = lw_round_up(p->groups, threads);
     p->low = count / p->groups;
     p->higher = count % p->groups;
-    p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(cost / 3000, 1)), p->pairs);
-    p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, cost / 3000)), 1);
+    p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(worth, 1)), p->pairs);
+    p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, worth)), 1);
     if (own) {
         p->blocks = lw_min(lw_round_up(p->blocks, threads), p->groups);
         p->ranges = lw_max(lw_min(lw_ceil_div(TASKS_PER_THREAD * threads, p->blocks), p->pairs), 1);
