@@ -228,7 +228,7 @@ static void stream_range(const plan *p, int64_t panel0, int64_t panel1)
     int64_t unit = p->g->gated ? 2 : 1, half = lw_ceil_div((panel1 - panel0) / unit, PAIR);
     int rows = (int)p->rows;
     lw_quant_tile t = {.a = p->staged, .ldb = (ptrdiff_t)((size_t)(half * unit) * w->panel_bytes), .ldc = PAIR * LW_LANES,
-                       .k = w->k, .form = p->form, .rows = rows, .ahead = lean(p) ? LEAN_AHEAD : AHEAD,
+                       .k = w->k, .form = p->run_form, .rows = rows, .ahead = lean(p) ? LEAN_AHEAD : AHEAD,
                        .near = lean(p) ? 0 : NEAR, .shares = 1};
     for (int64_t i = 0; i < half; i++) {
         t.panels = panel0 + (half + i) * unit < panel1 ? PAIR : 1;
@@ -279,11 +279,12 @@ static int64_t expand_rows(const plan *p)
     const int plain = (q->scales == LW_SCALES_F16 && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4)) ||
                       (q->scales == LW_SCALES_F16M && q->code == LW_CODE_NIBBLE);
     if (q->code == LW_CODE_LINE) return INT64_MAX;
-    if (lw_quants[q->expanded].block == LW_SUPER) return q->minima == LW_MIN_INT ? 18 : 24;
-    if (p->kernels->quant_rows > LW_QUANT_LOW_ROWS) return q->code == LW_CODE_NIBBLE ? 96 : q->code == LW_CODE_IQ4 ? 64 : 40;
+    const int tall = p->kernels->quant_rows > LW_QUANT_LOW_ROWS;
+    if (lw_quants[q->expanded].block == LW_SUPER) return q->minima != LW_MIN_INT ? 24 : p->kernels->quant_fold && !tall ? 64 : 18;
+    if (tall) return q->code == LW_CODE_NIBBLE ? 96 : q->code == LW_CODE_IQ4 ? 64 : 40;
     if (plain) return INT64_MAX;
     if (q->scales == LW_SCALES_F16 || q->scales == LW_SCALES_F16M) return q->code == LW_CODE_NIBBLE_BIT && q->minima ? 96 : 160;
-    return q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4 ? 80 : q->scales == LW_SCALES_K8 ? 40 : 56;
+    return q->code == LW_CODE_NIBBLE || q->code == LW_CODE_IQ4 ? 80 : q->scales == LW_SCALES_K8 || q->scales == LW_SCALES_K8F ? 72 : 56;
 }
 
 /* From so many rows on tile registers are ahead. */
@@ -331,6 +332,8 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
     if (own) p->groups = lw_round_up(p->groups, threads);
     p->low = count / p->groups;
     p->higher = count % p->groups;
+    const int64_t high = p->low + (p->higher > 0), fold = lw_quants[p->form].fold;
+    if (!expand && p->kernels->quant_fold && fold && p->low >= LW_QUANT_FOLD_ROWS && high <= LW_QUANT_LOW_ROWS) p->run_form = (int)fold;
     p->ranges = lw_min(lw_min(TASKS_PER_THREAD * threads, lw_max(worth, 1)), p->pairs);
     p->blocks = lw_max(lw_min(TASKS_PER_THREAD * threads / p->ranges, lw_min(p->groups / 8, worth)), 1);
     if (own) {

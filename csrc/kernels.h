@@ -196,6 +196,7 @@ typedef struct lw_kernels {
     int (*matrix_expand)(int form, int64_t k, const void *panel, void *out);   /* 0: with `fine`, some scale is not finite */
     /* rows of one unit (1 .. LW_MATRIX_UNIT), as unit `unit` of a block of `units`, which begins at out. */
     void (*matrix_quantize)(int form, int rows, int64_t k, const float *a, ptrdiff_t lda, int unit, int units, void *out);
+    int quant_fold;                         /* tile_quant reads the forms lw_quant.fold */
 } lw_kernels;
 
 /* list.c: tables best first, each with what it needs. */

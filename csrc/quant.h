@@ -47,13 +47,18 @@ typedef struct lw_quant {
                                     multiplied into its codes, a block being all 256 */
     uint8_t spread;              /* the expanded form where bytes are not multiplied four at a time, if it is another */
     uint8_t exact;               /* with `whole`: pieces whose integers add up below 2^24, so in float32 as well */
+    uint8_t fold;                /* the index of the same panels as a form whose sub-scales are multiplied into the codes as they are
+                                    read; activations are the same */
 } lw_quant;
 
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
 enum { LW_QUANT_FORMATS = LW_IQ3_S_W - LW_Q4_0 + 1,
        LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_1,
-       LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_X32F_FINE, LW_QUANTS };
-enum { LW_SUPER = 256, LW_PIECE = 32, LW_QUANT_LOW_ROWS = 6 };     /* tiles of more rows ask for the rows of c themselves */
+       LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_X32F_FINE,
+       LW_Q2_K_FOLD, LW_QUANTS };
+enum { LW_SUPER = 256, LW_PIECE = 32,
+       LW_QUANT_LOW_ROWS = 6,     /* tiles of more rows ask for the rows of c themselves */
+       LW_QUANT_FOLD_ROWS = 4 };  /* from so many to LW_QUANT_LOW_ROWS: tiles of the forms lw_quant.fold, on tables with quant_fold */
 
 static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q4_0 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16, LW_MIN_NONE, 32, 8, 8, 256, 256, 32, 18, LW_X32_8},
@@ -61,7 +66,7 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_2},
     [LW_Q5_1 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 4, 512, 320, 32, 24, LW_X32F_FINE, 1},
     [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_FINE, 1},
-    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1, 0, 8},
+    [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1, 0, 8, LW_Q2_K_FOLD},
     [LW_Q3_K - LW_Q4_0] = {LW_CODE_TWO_BIT, LW_SCALES_K3, LW_MIN_NONE, 16, 4, 8, 256, 192, 256, 110, LW_X256_0, 0, 1,
                            LW_X16W_2, 8},
     [LW_Q4_K - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_K6, LW_MIN_INT, 32, 0, 8, 256, 256, 256, 144, LW_X32I_8, 0, 1, 0, 4},
@@ -86,6 +91,7 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_X256_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, LW_SUPER, 124, 0, 64, 512, 0, 0, 0, 0, 1},
     [LW_X16W_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1088, 512, 0, 0, 0, 0, 1},
     [LW_X32F_FINE] = {LW_CODE_LINE, LW_SCALES_F32M, LW_MIN_FLOAT, 32, 0, 2, 1024, 512, 0, 0, 0, 1},
+    [LW_Q2_K_FOLD] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, LW_SUPER, 0, 0, 320, 128, 0, 0, 0, 0, 1},
 };
 static inline const lw_quant *lw_quant_of(lw_format format) { return &lw_quants[format - LW_Q4_0]; }
 

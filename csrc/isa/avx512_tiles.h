@@ -22,6 +22,7 @@
 #define QUANT_TILES(X, f) X(f, 1, 2) X(f, 2, 2) X(f, 3, 2) X(f, 4, 2) X(f, 5, 2) X(f, 6, 2) \
     X(f, 7, 2) X(f, 8, 2) X(f, 9, 2) X(f, 10, 2) X(f, 11, 2) X(f, 12, 2)
 #define QUANT_DIRECT_TILES QUANT_TILES
+#define QUANT_FOLD
 #else
 #define QUANT_ROWS 6
 #define QUANT_DIRECT 2

@@ -27,29 +27,50 @@ enum { QUANT_HELD = 12 };      /* beside so many those of a group are registers 
 
 /* ---- the tile ---------------------------------------------------------------------------------------------------- */
 typedef struct q_at {
-    const unsigned char *piece[4], *head[4];             /* of each register */
+    const unsigned char *piece[4];                       /* of each register */
+    q_head head[4];
     const char *terms, *codes, *fine;                    /* of the activations: at the group's first block, at this piece */
-    const float *scale, *min;                            /* of the superblock: block b, register q at b * ld + q * QL ... */
-    int ld;
+    const float *scale;                                  /* what q_prepare made of the headers: [block, or four of them][q][QL] */
+    const float *min, *dmin, *d;                         /* likewise: [pair][q][QL], [q][QL] */
     int piece0, piece1, near;                            /* of each piece these bytes are fetched, and so far behind them into L1 */
     const char *ask;                                     /* the next row that is asked for, if one is left, */
     ptrdiff_t ld_ask;
     int asks;                                            /* and how many are */
 } q_at;
 
-/* Of register q. float16 is widened where it is used: a store and a load would cost more. */
-ALWAYS_INLINE vreg q_scale(const int F, const q_at *at, int q, int b) {
+ALWAYS_INLINE int q_tall(const int R, const int Q) { return R * Q > QUANT_HELD; }
+/* Whether all that a superblock's header says is worked out where it begins, and stored. A tile of a few rows loses more by stores than
+ * by shifts where a block ends; one that waits for memory does not, and the rows of a tall one end one by one. */
+ALWAYS_INLINE int q_kept(const int R, const int Q) { return R <= 2 || q_tall(R, Q); }
+/* Whether sub-scales wait as bytes, four in a lane: those of K6, which are put together, in memory, others in the header. */
+ALWAYS_INLINE int q_bytes(const int F, const int R, const int Q) {
     const int scales = lw_quants[F].scales;
-    if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M) return vr_f16(at->head[q] + 32 * b);
-    return vr_load(scales >= LW_SCALES_F32 ? (const float *)(at->head[q] + 64 * b) : at->scale + b * at->ld + q * QL);
+    return !q_kept(R, Q) && (scales == LW_SCALES_K6 || scales == LW_SCALES_K8 || scales == LW_SCALES_K8F);
+}
+ALWAYS_INLINE void q_prepare(const int F, const int R, const int Q, q_head h, const q_out *out) {
+    const int scales = lw_quants[F].scales;
+    if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M || scales >= LW_SCALES_F32) return;
+    if (lw_quants[F].whole && q_kept(R, Q)) q_once(F, h, out);
+    if (lw_quants[F].block == LW_SUPER) return;
+    if (!q_bytes(F, R, Q)) q_scales(F, h, out);
+    else if (scales == LW_SCALES_K6) V_UNROLL for (int j = 0; j < 2; j++) ir_store(out->scale + j * out->ld, q_subs(F, h, j));
+}
+/* Of register q and block b. */
+ALWAYS_INLINE vreg q_scale(const int F, const int Q, const q_at *at, int q, int b) {
+    const int scales = lw_quants[F].scales;
+    if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M) return vr_f16(at->head[q].word + 32 * b);
+    return scales >= LW_SCALES_F32 ? vr_bits(q_line(at->head[q], b)) : vr_load(at->scale + (b * Q + q) * QL);
 }
 /* With `whole`: the sub-scale, an integer. */
-ALWAYS_INLINE ireg q_sub_scale(const int F, const q_at *at, int q, int b) {
-    return ir_load(lw_quants[F].scales >= LW_SCALES_F32 ? (const float *)(at->head[q] + 64 * b) : at->scale + b * at->ld + q * QL);
+ALWAYS_INLINE ireg q_sub_scale(const int F, const int R, const int Q, const q_at *at, int q, int b) {
+    if (lw_quants[F].scales >= LW_SCALES_F32) return q_line(at->head[q], b);
+    if (!q_bytes(F, R, Q)) return ir_load(at->scale + (b * Q + q) * QL);
+    const int made = lw_quants[F].scales == LW_SCALES_K6;
+    return q_sub_of(F, made ? ir_load(at->scale + (b / 4 * Q + q) * QL) : q_line(at->head[q], b / 4), b % 4);
 }
 ALWAYS_INLINE vreg q_min(const int F, const q_at *at, int q, int b) {
-    if (lw_quants[F].scales == LW_SCALES_F16M) return vr_f16(at->head[q] + 256 + 32 * b);
-    return vr_load((const float *)(at->head[q] + 512 + 64 * b));
+    if (lw_quants[F].scales == LW_SCALES_F16M) return vr_f16(at->head[q].word + 256 + 32 * b);
+    return vr_bits(q_line(at->head[q], 8 + b));
 }
 
 /* acc[r][q] += the dots of n groups of 4 k, from group `first` of the piece on. */
@@ -94,6 +115,33 @@ ALWAYS_INLINE void q_dots(const int F, const int R, const int Q, const q_at *at,
 }
 #endif
 
+#ifdef QUANT_FOLD
+/* Of LW_Q2_K_FOLD: what the codes 0 .. 3 of each output times its sub-scale i of a line are, as bytes. */
+ALWAYS_INLINE ireg q_products(ireg subs, int i) {
+    const ireg s = ir_and(ir_spread(subs, i), ir_const(0x0f0f0f0f));
+    return ir_add8(ir_and(s, ir_const(0xff00ff00)), ir_and(ir_add8(s, s), ir_const(0xffff0000)));
+}
+/* acc[r][q] += the dots of piece j of the superblock. */
+ALWAYS_INLINE void q_fold_dots(const int F, const int R, const int Q, const q_at *at, int j, ireg *acc) {
+    V_UNROLL for (int s = 0; s < 2; s++) {
+        ireg products[4], w[4];
+        V_UNROLL for (int q = 0; q < Q; q++) products[q] = q_products(q_line(at->head[q], j / 2), j % 2 * 2 + s);
+        V_UNROLL for (int i = 4 * s; i < 4 * s + 4; i++) {
+            V_UNROLL for (int q = 0; q < Q; q++) w[q] = ir_pick(products[q], q_code(F, at->piece[q], i));
+            V_UNROLL for (int r = 0; r < R; r++) {
+                ireg x = ir_set1(at->codes + 4 * (i * R + r));
+                V_UNROLL for (int q = 0; q < Q; q++) acc[r * Q + q] = ir_dot4(acc[r * Q + q], w[q], x);
+            }
+        }
+    }
+}
+#else
+ALWAYS_INLINE void q_fold_dots(const int F, const int R, const int Q, const q_at *at, int j, ireg *acc) {
+    (void)j;
+    q_dots(F, R, Q, at, 0, 8, acc);
+}
+#endif
+
 /* What a sum of integers starts with: the terms of block s. */
 ALWAYS_INLINE void q_zero(const int F, const int R, const int Q, const q_at *at, int s, ireg *dot) {
     V_UNROLL for (int r = 0; r < R; r++)
@@ -103,10 +151,10 @@ ALWAYS_INLINE void q_zero(const int F, const int R, const int Q, const q_at *at,
 /* What a block's sums of integers are multiplied with, and its minima. */
 typedef struct q_end { vreg scale[4], min[4]; ireg sub[4]; } q_end;
 ALWAYS_INLINE int q_integers(const int F) { return lw_quants[F].whole && !lw_quants[F].exact; }
-ALWAYS_INLINE void q_end_of(const int F, const int Q, const q_at *at, int b, q_end *end) {
+ALWAYS_INLINE void q_end_of(const int F, const int R, const int Q, const q_at *at, int b, q_end *end) {
     V_UNROLL for (int q = 0; q < Q; q++) {
-        if (lw_quants[F].whole) end->sub[q] = q_sub_scale(F, at, q, b);
-        if (!q_integers(F)) end->scale[q] = lw_quants[F].whole ? ir_float(end->sub[q]) : q_scale(F, at, q, b);
+        if (lw_quants[F].whole) end->sub[q] = q_sub_scale(F, R, Q, at, q, b);
+        if (!q_integers(F)) end->scale[q] = lw_quants[F].whole ? ir_float(end->sub[q]) : q_scale(F, Q, at, q, b);
         if (lw_quants[F].minima == LW_MIN_FLOAT) end->min[q] = q_min(F, at, q, b);
     }
 }
@@ -128,7 +176,7 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
         q_end end;
         q_zero(F, R, Q, at, s, dot);
         q_dots(F, R, Q, at, s * (8 / parts), 8 / parts, dot);
-        q_end_of(F, Q, at, b + s, &end);
+        q_end_of(F, R, Q, at, b + s, &end);
         V_UNROLL for (int i = 0; i < R * Q; i++) {
             if (q_integers(F)) total[i] = ir_madd32(total[i], dot[i], end.sub[i % Q]);
             else sum[i] = q_ended(F, R, at->terms, at->fine, s, i / Q, i % Q, &end, dot[i], sum[i]);
@@ -137,42 +185,46 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
 }
 
 /* What the sums of a group start with, for n rows from row r0 on. */
-ALWAYS_INLINE void q_begin(const int F, const int R, const int r0, const int n, const int Q, const q_at *at, const float *dmin, vreg *sum) {
+ALWAYS_INLINE void q_begin(const int F, const int R, const int r0, const int n, const int Q, const q_at *at, vreg *sum) {
     const int pairs = (int)lw_quant_terms(&lw_quants[F], LW_SUPER), lines = lw_quant_scale_lines(&lw_quants[F]);
-    const int expanded = lw_quants[F].scales == LW_SCALES_F32I;
+    const int expanded = lw_quants[F].scales == LW_SCALES_F32I, stored = q_kept(R, Q);
     if (lw_quants[F].minima != LW_MIN_INT) {
         V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_zero();
         return;
     }
-    ireg dot[QUANT_MOST], d[4];
+    ireg dot[QUANT_MOST];
+    vreg d[4];
     V_UNROLL for (int i = 0; i < n * Q; i++) dot[i] = ir_zero();
     V_UNROLL for (int j = 0; j < pairs; j++) {
         ireg min[4];
         V_UNROLL for (int q = 0; q < Q; q++)
-            min[q] = ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 2 + j)) : at->min + j * at->ld + q * QL);
+            min[q] = expanded ? q_line(at->head[q], lines + 2 + j) : stored ? ir_load(at->min + (j * Q + q) * QL)
+                                                                            : q_minima(F, at->head[q], j);
         V_UNROLL for (int r = 0; r < n; r++) {
             ireg x = ir_set1(at->terms + 4 * (j * R + r0 + r));
             V_UNROLL for (int q = 0; q < Q; q++) dot[r * Q + q] = ir_dot2(dot[r * Q + q], min[q], x);
         }
     }
     V_UNROLL for (int q = 0; q < Q; q++)
-        d[q] = ir_xor(ir_load(expanded ? (const float *)(at->head[q] + 64 * (lines + 1)) : dmin + q * QL), ir_const(0x80000000u));
-    V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), vr_bits(d[i % Q]));
+        d[q] = expanded ? vr_bits(q_line(at->head[q], lines + 1)) : stored ? vr_load(at->dmin + q * QL) : q_dmin(F, at->head[q]);
+    V_UNROLL for (int q = 0; q < Q; q++) d[q] = vr_bits(ir_xor(vr_ints(d[q]), ir_const(0x80000000u)));
+    V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), d[i % Q]);
 }
 
 /* The sums of a superblock that is one block, from those of its integers; rows likewise. */
-ALWAYS_INLINE void q_whole(const int F, const int R, const int r0, const int n, const int Q, q_at *at, const float *d, const float *dmin,
-                           vreg *sum) {
-    const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]);
+ALWAYS_INLINE void q_whole(const int F, const int R, const int r0, const int n, const int Q, q_at *at, vreg *sum) {
+    const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]), stored = q_kept(R, Q);
     vreg begin[QUANT_MOST], by[4];
     if (R > 1) {                                         /* or they wait in registers from the header on */
         V_OPAQUE(at->min);
-        V_OPAQUE(d);
-        V_OPAQUE(dmin);
+        V_OPAQUE(at->d);
+        V_OPAQUE(at->dmin);
+        V_UNROLL for (int q = 0; q < Q; q++) V_OPAQUE(at->head[q].line);
+        V_UNROLL for (int q = 0; q < Q; q++) V_OPAQUE(at->head[q].word);
     }
-    q_begin(F, R, r0, n, Q, at, dmin, begin);
+    q_begin(F, R, r0, n, Q, at, begin);
     V_UNROLL for (int q = 0; q < Q; q++)
-        by[q] = vr_load(!expanded ? d + q * QL : (const float *)(at->head[q] + 64 * lines));
+        by[q] = expanded ? vr_bits(q_line(at->head[q], lines)) : stored ? vr_load(at->d + q * QL) : q_d(F, at->head[q]);
     V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_fma(sum[i], by[i % Q], begin[i]);
 }
 
@@ -189,7 +241,7 @@ ALWAYS_INLINE void q_add(const int R, const int Q, const char *scales, const vre
 static ALIGN(64) const float q_zeros[QUANT_MOST * QL];
 
 ALWAYS_INLINE void q_fetch(const int F, const int R, const int Q, q_at *at) {
-    if (R * Q > QUANT_HELD && at->asks) {                /* a row with each piece: all at once, they would keep the weights waiting */
+    if (q_tall(R, Q) && at->asks) {                /* a row with each piece: all at once, they would keep the weights waiting */
         __builtin_prefetch(at->ask, 1, 3);
         __builtin_prefetch(at->ask + LW_LINE, 1, 3);
         at->ask += at->ld_ask;
@@ -219,11 +271,11 @@ ALWAYS_INLINE int q_share(const lw_quant_tile *t, int bytes, int i) { return byt
 
 /* A group, from piece `first` of the superblock on: what it adds up to, times the scales, plus `before` -> after, rows `step` apart; or
  * with `fine` onto sum. */
-ALWAYS_INLINE void q_group(const int F, const int R, const int Q, q_at *at, int first, int pieces, const float *d, const float *dmin,
-                           vreg *sum, float *waiting, const char *scales, const float *before, float *after, ptrdiff_t step) {
+ALWAYS_INLINE void q_group(const int F, const int R, const int Q, q_at *at, int first, int pieces, vreg *sum, float *waiting,
+                           const char *scales, const float *before, float *after, ptrdiff_t step) {
     const lw_quant *const f = &lw_quants[F];
     const int folded = f->block == LW_SUPER, parts = folded ? 0 : LW_PIECE / f->block;
-    const int chunk = R * Q > QUANT_HELD ? 1 : R;        /* rows that end together */
+    const int chunk = q_tall(R, Q) ? 1 : R;                    /* rows that end together */
     ireg dot[QUANT_MOST];
     if (folded) q_zero(F, R, Q, at, 0, dot);
     else if (f->whole) V_UNROLL for (int i = 0; i < R * Q; i++) dot[i] = ir_zero(), sum[i] = vr_zero();
@@ -235,7 +287,8 @@ ALWAYS_INLINE void q_group(const int F, const int R, const int Q, q_at *at, int 
             V_UNROLL for (int i = 0; i < R * Q; i++) vr_store(to + i * QL, sum[i]), sum[i] = vr_zero();
         }
         q_fetch(F, R, Q, at);
-        if (folded) q_dots(F, R, Q, at, 0, 8, dot);
+        if (F == LW_Q2_K_FOLD) q_fold_dots(F, R, Q, at, j, dot);
+        else if (folded) q_dots(F, R, Q, at, 0, 8, dot);
         else q_piece(F, R, Q, at, (first + j) * parts, sum, dot);
         q_next_piece(F, R, Q, at);
     }
@@ -248,7 +301,7 @@ ALWAYS_INLINE void q_group(const int F, const int R, const int Q, q_at *at, int 
     }
     V_OPAQUE(after);                                     /* registers are for the sums */
     V_UNROLL for (int r = 0; r < R; r += chunk) {
-        if (f->whole) q_whole(F, R, r, chunk, Q, at, d, dmin, sum + r * Q);
+        if (f->whole) q_whole(F, R, r, chunk, Q, at, sum + r * Q);
         q_add(chunk, Q, scales + 4 * r, sum + r * Q, before + r * Q * QL, after + r * step, step);
     }
 }
@@ -256,16 +309,16 @@ ALWAYS_INLINE void q_group(const int F, const int R, const int Q, q_at *at, int 
 /* Rows x registers reg0 .. reg0 + Q - 1 (register: half a line on AVX2) of the tile's panels, over all k, to rows of out. */
 ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, const int Q, int reg0, float *out, ptrdiff_t ld) {
     const lw_quant *const f = &lw_quants[F];
-    const int words = f->scales == LW_SCALES_F16 || f->scales == LW_SCALES_F16M;
     const int group = lw_quant_group(t->k), expanded = f->scales >= LW_SCALES_F32, last = t->panels * V_REGS - 1;
     const int folded = f->block == LW_SUPER;             /* sub-scales are in the codes */
     const int fetch = !expanded && t->ahead;
     const int head0 = fetch ? q_share(t, f->header, t->share) : 0, head1 = fetch ? q_share(t, f->header, t->share + 1) : 0;
-    const int tall = R * Q > QUANT_HELD;
+    const int tall = q_tall(R, Q);
     ALIGN(64) float scale[16 * 4 * QL], min[16 * 4 * QL], dmin[4 * QL], d[4 * QL], acc[QUANT_MOST * QL], waiting[QUANT_MOST * QL];
     ALIGN(64) float kept[QUANT_MOST * QL];
     const float *before = q_zeros;
-    q_at at = {.scale = scale, .min = min, .ld = Q * QL, .ask = t->ask, .ld_ask = t->ld_ask, .asks = t->ask ? R : 0, .near = t->near ? t->near - t->ahead : 0,
+    q_at at = {.scale = scale, .min = min, .dmin = dmin, .d = d, .near = t->near ? t->near - t->ahead : 0,
+               .ask = t->ask, .ld_ask = t->ld_ask, .asks = t->ask ? R : 0,
                .piece0 = fetch ? q_share(t, f->piece, t->share) : 0, .piece1 = fetch ? q_share(t, f->piece, t->share + 1) : 0};
     const unsigned char *head[4];
     const char *a = t->a;
@@ -285,8 +338,8 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
                 int half = (reg0 + q) % V_REGS;
                 if (k) at.piece[q] += f->header;
                 q_out to = {scale + q * QL, min + q * QL, dmin + q * QL, d + q * QL, Q * QL};
-                if (!expanded && !words) q_scales(F, head[q], half, &to);
-                at.head[q] = words ? q_word(head[q], half, 0) : q_line(head[q], half, 0);
+                at.head[q] = q_head_of(head[q], half);
+                q_prepare(F, R, Q, at.head[q], &to);
                 for (int i = head0; i < head1; i += 64) __builtin_prefetch(head[q] + i, 0, 2);
                 head[q] += f->header + 8 * f->piece;
             }
@@ -301,12 +354,12 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
 #ifdef QUANT_TALL
         if (tall && !folded) {
             const q_wait wait = {kept, waiting};
-            q_tall_group(F, R, Q, &at, at_piece, pieces, d, dmin, &wait, scales, before, f->fine && more > 0 ? kept : after, step);
+            q_tall_group(F, R, Q, &at, at_piece, pieces, &wait, scales, before, f->fine && more > 0 ? kept : after, step);
             before = acc;
             continue;
         }
 #endif
-        q_group(F, R, Q, &at, at_piece, pieces, d, dmin, sum, waiting, scales, before, after, step);
+        q_group(F, R, Q, &at, at_piece, pieces, sum, waiting, scales, before, after, step);
         before = acc;
     }
     if (!f->fine || (tall && !folded)) return;
@@ -349,43 +402,5 @@ ALWAYS_INLINE void q_tile(const lw_quant_tile *t, const int F, const int R, cons
     }
 }
 
-/* A table defines QUANT_ROWS, QUANT_DIRECT (the most rows of tiles that read packed planes), and for rows 1 .. those
- * QUANT_TILES(X, f) = X(f, rows, registers) ... and QUANT_DIRECT_TILES(X, f); or, where speed is no matter, QUANT_ROLLED: one body
- * for all. With ir_dot4 the expanded forms differ in their scales only. */
-#ifdef QUANT_ROLLED
-static void tile_quant(const lw_quant_tile *t) { q_tile(t, t->form, t->rows, 1); }
-#else
-typedef void quant_fn(const lw_quant_tile *t);
-#define QUANT_DEFINE(f, r, q) static void quant##f##_##r##x##q(const lw_quant_tile *t) { q_tile(t, f, r, q); }
-#define QUANT_ENTRY(f, r, q) [f][r] = quant##f##_##r##x##q,
-#define QUANT_PACKED(X)                                                                                               \
-    QUANT_DIRECT_TILES(X, 0) QUANT_DIRECT_TILES(X, 1) QUANT_DIRECT_TILES(X, 2) QUANT_DIRECT_TILES(X, 3)               \
-    QUANT_DIRECT_TILES(X, 4) QUANT_DIRECT_TILES(X, 5) QUANT_DIRECT_TILES(X, 6) QUANT_DIRECT_TILES(X, 7)               \
-    QUANT_DIRECT_TILES(X, 8) QUANT_DIRECT_TILES(X, 9) QUANT_DIRECT_TILES(X, 10) QUANT_DIRECT_TILES(X, 11)             \
-    QUANT_DIRECT_TILES(X, 12) QUANT_DIRECT_TILES(X, 13) QUANT_DIRECT_TILES(X, 14) QUANT_DIRECT_TILES(X, 15)
-#ifdef LW_HAS_DOT4
-#define QUANT_EXPANDED(X)                                                                                 \
-    QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20) QUANT_TILES(X, 21) QUANT_TILES(X, 22)        \
-    QUANT_TILES(X, 23) QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 27) QUANT_TILES(X, 28)
-static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, LW_X32_0, LW_X32_0, LW_X32_0,
-                                              LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_2, LW_X32_FINE,
-                                              LW_X256_0, LW_X16W_2, LW_X32F_FINE};
-#else
-#define QUANT_EXPANDED(X)                                                                                 \
-    QUANT_TILES(X, 16) QUANT_TILES(X, 17) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)        \
-    QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23) QUANT_TILES(X, 24) QUANT_TILES(X, 25)        \
-    QUANT_TILES(X, 27) QUANT_TILES(X, 28)
-static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22,
-                                              23, 24, 25, 26, 27, 28};
-#endif
-QUANT_PACKED(QUANT_DEFINE)
-QUANT_EXPANDED(QUANT_DEFINE)
-static quant_fn *const quant_tiles[LW_QUANTS][QUANT_ROWS + 1] = {QUANT_PACKED(QUANT_ENTRY) QUANT_EXPANDED(QUANT_ENTRY)};
-
-static void tile_quant(const lw_quant_tile *t) {
-    quant_fn *run = quant_tiles[quant_form[t->form]][t->rows];
-    LW_ASSERT(run && t->columns >= 1 && t->columns <= 16 * t->panels);
-    run(t);
-}
-#endif
+#include "gemm_quant_tiles.h"
 #endif

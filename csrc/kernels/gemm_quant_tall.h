@@ -44,8 +44,7 @@ ALWAYS_INLINE void q_turn(const int F, const int R, const int Q, const q_at *at,
 }
 
 /* A group, from piece `first` of the superblock on; what it adds up to, times the scales, plus `before` -> after, rows `step` apart. */
-ALWAYS_INLINE void q_tall_group(const int F, const int R, const int Q, q_at *at, int first, int pieces, const float *d, const float *dmin,
-                                const q_wait *wait, const char *scales, const float *before, float *after, ptrdiff_t step) {
+ALWAYS_INLINE void q_tall_group(const int F, const int R, const int Q, q_at *at, int first, int pieces, const q_wait *wait, const char *scales, const float *before, float *after, ptrdiff_t step) {
     const lw_quant *const f = &lw_quants[F];
     const int parts = LW_PIECE / f->block, quads = f->block / 4;
     ireg dot[QUANT_MOST], w[4];
@@ -57,7 +56,7 @@ ALWAYS_INLINE void q_tall_group(const int F, const int R, const int Q, q_at *at,
         q_fetch(F, R, Q, at);
         V_UNROLL for (int s = 0; s < parts; s++) {
             q_dots(F, R, Q, at, s * quads + 1, quads - 1, dot);
-            q_end_of(F, Q, at, (first + j) * parts + s, &end);
+            q_end_of(F, R, Q, at, (first + j) * parts + s, &end);
             if (s + 1 < parts) q_turn(F, R, Q, at, s, at, s + 1, j * parts + s, &end, wait, dot);
         }
         done = *at;
@@ -78,7 +77,7 @@ ALWAYS_INLINE void q_tall_group(const int F, const int R, const int Q, q_at *at,
             if (f->exact && f->exact < LW_SUPER / LW_PIECE) sum[q] = vr_add(sum[q], vr_load(half + i * QL));
             if (f->fine) vr_store(after + r * step + q * QL, sum[q]);
         }
-        if (f->whole) q_whole(F, R, r, 1, Q, at, d, dmin, sum);
+        if (f->whole) q_whole(F, R, r, 1, Q, at, sum);
         if (!f->fine) q_add(1, Q, scales + 4 * r, sum, before + r * Q * QL, after + r * step, step);
     }
 }

@@ -12,7 +12,8 @@ ALWAYS_INLINE void amx_expand_whole(const int F, int64_t k, const unsigned char 
     for (; k > 0; k -= LW_SUPER) {
         float *const head = (float *)(void *)to;
         const q_out out = {scale, head + 2 * LW_LANES, head + LW_LANES, head, LW_LANES};
-        q_scales(F, from, 0, &out);
+        q_scales(F, q_head_of(from, 0), &out);
+        q_once(F, q_head_of(from, 0), &out);
         const unsigned char *p = from + f->header;
         to += lw_matrix_header(f);
         for (int j = 0; j < LW_SUPER / LW_PIECE; j++, p += f->piece) {

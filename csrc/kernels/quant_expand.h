@@ -4,9 +4,8 @@
 #include "quant_planes.h"
 
 /* The sub-scale of block b in the bytes of each lane: s, -s, s, -s. */
-ALWAYS_INLINE ireg q_sub(const int F, const unsigned char *h, int half, int b) {
-    const ireg byte = ir_const(255), raw = ir_and(ir_srl(q_subs(F, h, half, b / 4), 8 * (b % 4)), byte);
-    const ireg s = lw_quants[F].scales == LW_SCALES_K3 ? ir_sub(raw, ir_const(32)) : raw;
+ALWAYS_INLINE ireg q_sub(const int F, q_head h, int b) {
+    const ireg byte = ir_const(255), s = q_sub_of(F, q_subs(F, h, b / 4), b % 4);
     const ireg pair = ir_or(ir_and(s, byte), ir_sll(ir_and(ir_sub(ir_zero(), s), byte), 8));
     return ir_or(pair, ir_sll(pair, 16));
 }
@@ -35,14 +34,14 @@ ALWAYS_INLINE void q_expand(const int F, const int sign, int64_t k, const unsign
         V_UNROLL for (int half = 0; half < V_REGS; half++) {
             float *at = (float *)(to + 64 / V_REGS * half);
             q_out out = {at, at + 16 * (lines + 2 * f->whole), at + 16 * (lines + 1), at + 16 * lines, 16};
-            if (!folded) q_scales(F, from, half, &out);
-            else if (f->minima == LW_MIN_INT) q_minima_k2(from, half, &out);
-            else q_d_k3(from, half, &out);
+            const q_head h = q_head_of(from, half);
+            if (!folded) q_scales(F, h, &out);
+            if (f->whole) q_once(F, h, &out);
             const unsigned char *p = from + f->header + 64 / V_REGS * half;
             unsigned char *line = to + x->header + 64 / V_REGS * half;
             for (int j = 0; j < pieces; j++, p += f->piece, line += x->piece) {
-                const ireg sub[2] = {folded ? q_sub(F, from, half, 2 * j) : ir_zero(),
-                                     folded ? q_sub(F, from, half, 2 * j + 1) : ir_zero()};
+                const ireg sub[2] = {folded ? q_sub(F, h, 2 * j) : ir_zero(),
+                                     folded ? q_sub(F, h, 2 * j + 1) : ir_zero()};
                 V_UNROLL for (int i = 0; i < 8; i++) {
                     ireg codes = q_code(F, p, i);
                     ir_store(line + 64 * i, folded ? q_fold(F, codes, sub[i / 4]) : sign ? q_signed(F, codes) : codes);

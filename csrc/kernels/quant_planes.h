@@ -6,11 +6,12 @@
 enum { QL = 16 / V_REGS };     /* outputs of a register */
 
 /* ---- scales ------------------------------------------------------------------------------------------------------ */
-/* Where a register's part of a header or piece begins, for planes of 64 bytes (lines) and of 32 (float16). */
-ALWAYS_INLINE const unsigned char *q_line(const unsigned char *p, int half, int line) { return p + 64 * line + 64 / V_REGS * half; }
-ALWAYS_INLINE const unsigned char *q_word(const unsigned char *p, int half, int at) { return p + at + 32 / V_REGS * half; }
-/* Byte j of each lane, signed. */
-ALWAYS_INLINE ireg q_sbyte(ireg x, int j) { return ir_sra(ir_sll(x, 24 - 8 * j), 24); }
+/* A register's part of a header: of its lines (64 bytes) and of its planes of float16 (32 bytes). */
+typedef struct q_head { const unsigned char *line, *word; } q_head;
+ALWAYS_INLINE q_head q_head_of(const unsigned char *header, int half) {
+    return (q_head){header + 64 / V_REGS * half, header + 32 / V_REGS * half};
+}
+ALWAYS_INLINE ireg q_line(q_head h, int line) { return ir_load(h.line + 64 * line); }
 ALWAYS_INLINE ireg q_bits(ireg x, int from, int to, uint32_t mask) {     /* the bits of mask, moved from bit `from` to `to` */
     return ir_and(from > to ? ir_srl(x, from - to) : from < to ? ir_sll(x, to - from) : x, ir_const(mask));
 }
@@ -18,60 +19,54 @@ ALWAYS_INLINE ireg q_bits(ireg x, int from, int to, uint32_t mask) {     /* the 
 /* ld: floats from a block to the next. With `whole`: d, and scale has integers. */
 typedef struct q_out { float *scale, *min, *dmin, *d; int ld; } q_out;
 
-/* The four bytes of each lane, less zero. */
-ALWAYS_INLINE void q_four(const q_out *out, int j, ireg x, int zero) {
-    V_UNROLL for (int i = 0; i < 4; i++)
-        ir_store(out->scale + (j + i) * out->ld, ir_sub(q_bits(x, 8 * i, 0, 255), ir_const((uint32_t)zero)));
+/* Bytes 0 .. 3 of each lane: the sub-scales of blocks 4j .. 4j + 3, of K3 plus 32; not of XS. */
+ALWAYS_INLINE ireg q_subs(const int F, q_head h, const int j) {
+    const int scales = lw_quants[F].scales;
+    if (scales == LW_SCALES_K2) return ir_and(q_line(h, j), ir_const(0x0f0f0f0f));
+    if (scales == LW_SCALES_K6) return ir_or(q_bits(q_line(h, 1), 4 * j, 0, 0x0f0f0f0f), q_bits(q_line(h, 3), 2 * j, 4, 0x30303030));
+    if (scales != LW_SCALES_K3) return q_line(h, j);
+    return ir_or(q_bits(q_line(h, j / 2), j % 2 * 4, 0, 0x0f0f0f0f), q_bits(q_line(h, 2), 2 * j, 4, 0x30303030));
 }
-/* Pairs of minima 0 and 2, 1 and 3 of a byte line, as 16 bits. */
-ALWAYS_INLINE void q_pairs(const q_out *out, int j, ireg x) {
-    ir_store(out->min + j / 2 * out->ld, ir_low(x));
-    ir_store(out->min + (j / 2 + 1) * out->ld, ir_high(x));
+/* The i-th of those. */
+ALWAYS_INLINE ireg q_sub_of(const int F, ireg subs, int i) {
+    const int scales = lw_quants[F].scales;
+    if (scales == LW_SCALES_K8 || scales == LW_SCALES_K8F) return ir_sra(ir_sll(subs, 24 - 8 * i), 24);
+    const ireg s = ir_and(ir_srl(subs, 8 * i), ir_const(255));
+    return scales == LW_SCALES_K3 ? ir_sub(s, ir_const(32)) : s;
 }
-ALWAYS_INLINE void q_scales_k6(const unsigned char *h, int half, const q_out *out) {
-    ireg s = ir_load(q_line(h, half, 1)), m = ir_load(q_line(h, half, 2)), x = ir_load(q_line(h, half, 3));
-    const ireg low = ir_const(0x0f0f0f0f);
-    vr_store(out->d, vr_f16(q_word(h, half, 0)));
-    vr_store(out->dmin, vr_f16(q_word(h, half, 32)));
-    q_four(out, 0, ir_or(ir_and(s, low), q_bits(x, 0, 4, 0x30303030)), 0);
-    q_four(out, 4, ir_or(ir_and(ir_srl(s, 4), low), q_bits(x, 2, 4, 0x30303030)), 0);
-    q_pairs(out, 0, ir_or(ir_and(m, low), ir_and(x, ir_const(0x30303030))));
-    q_pairs(out, 4, ir_or(ir_and(ir_srl(m, 4), low), q_bits(x, 6, 4, 0x30303030)));
+/* Pairs of minima as 16 bits: 0 and 2, 1 and 3 of each four blocks. */
+ALWAYS_INLINE ireg q_minima(const int F, q_head h, const int j) {
+    const int four = j / 2;
+    ireg x;
+    if (lw_quants[F].scales == LW_SCALES_K2) x = q_bits(q_line(h, four), 4, 0, 0x0f0f0f0f);
+    else x = ir_or(q_bits(q_line(h, 2), 4 * four, 0, 0x0f0f0f0f), q_bits(q_line(h, 3), 4 + 2 * four, 4, 0x30303030));
+    return j % 2 ? ir_high(x) : ir_low(x);
 }
-/* Bytes 0 .. 3 of each lane: the sub-scales of blocks 4j .. 4j + 3. */
-ALWAYS_INLINE ireg q_subs(const int F, const unsigned char *h, int half, int j) {
-    if (lw_quants[F].scales == LW_SCALES_K2) return ir_and(ir_load(q_line(h, half, j)), ir_const(0x0f0f0f0f));
-    return ir_or(q_bits(ir_load(q_line(h, half, j / 2)), j % 2 * 4, 0, 0x0f0f0f0f),
-                 q_bits(ir_load(q_line(h, half, 2)), 2 * j, 4, 0x30303030));
+ALWAYS_INLINE vreg q_d(const int F, q_head h) {
+    const int scales = lw_quants[F].scales;
+    if (scales == LW_SCALES_K8F) return vr_load((const float *)(const void *)(h.line + 256));
+    return vr_f16(h.word + (scales == LW_SCALES_K6 ? 0 : scales == LW_SCALES_K3 ? 192 : scales == LW_SCALES_XS ? 64 : 256));
 }
-ALWAYS_INLINE void q_d_k3(const unsigned char *h, int half, const q_out *out) { vr_store(out->d, vr_f16(q_word(h, half, 192))); }
-ALWAYS_INLINE void q_scales_k3(const unsigned char *h, int half, const q_out *out) {
-    q_d_k3(h, half, out);
-    V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, q_subs(LW_Q3_K - LW_Q4_0, h, half, j), 32);
+ALWAYS_INLINE vreg q_dmin(const int F, q_head h) { return vr_f16(h.word + (lw_quants[F].scales == LW_SCALES_K6 ? 32 : 288)); }
+
+/* With `whole`: what comes once in a superblock. */
+ALWAYS_INLINE void q_once(const int F, q_head h, const q_out *out) {
+    vr_store(out->d, q_d(F, h));
+    if (lw_quants[F].minima != LW_MIN_INT) return;
+    vr_store(out->dmin, q_dmin(F, h));
+    V_UNROLL for (int j = 0; j < (int)lw_quant_terms(&lw_quants[F], LW_SUPER); j++) ir_store(out->min + j * out->ld, q_minima(F, h, j));
 }
-ALWAYS_INLINE void q_minima_k2(const unsigned char *h, int half, const q_out *out) {
-    vr_store(out->d, vr_f16(q_word(h, half, 256)));
-    vr_store(out->dmin, vr_f16(q_word(h, half, 288)));
-    V_UNROLL for (int j = 0; j < 4; j++)
-        q_pairs(out, 4 * j, ir_and(ir_srl(ir_load(q_line(h, half, j)), 4), ir_const(0x0f0f0f0f)));
-}
-ALWAYS_INLINE void q_scales_k2(const unsigned char *h, int half, const q_out *out) {
-    q_minima_k2(h, half, out);
-    V_UNROLL for (int j = 0; j < 4; j++) q_four(out, 4 * j, q_subs(LW_Q2_K - LW_Q4_0, h, half, j), 0);
-}
-ALWAYS_INLINE void q_scales_xs(const unsigned char *h, int half, const q_out *out) {
-    vr_store(out->d, vr_f16(q_word(h, half, 64)));
-    ireg x = ir_load(q_line(h, half, 0)), high = ir_wide16(q_word(h, half, 96));
+ALWAYS_INLINE void q_scales_xs(q_head h, const q_out *out) {
+    const ireg low = q_line(h, 0), high = ir_wide16(h.word + 96);
     V_UNROLL for (int j = 0; j < 8; j++) {
-        ireg s = ir_and(ir_srl(x, 8 * (j % 4) + j / 4 * 4), ir_const(15));
-        s = ir_or(s, q_bits(high, 2 * j, 4, 0x30));
+        const ireg s = ir_or(ir_and(ir_srl(low, 8 * (j % 4) + j / 4 * 4), ir_const(15)), q_bits(high, 2 * j, 4, 0x30));
         ir_store(out->scale + j * out->ld, ir_sub(s, ir_const(32)));
     }
 }
 /* 2^(e - 128), as a product of two powers, so that neither leaves the range: exponents e / 2 and e - e / 2, four at a time. */
-ALWAYS_INLINE void q_scales_e8(const unsigned char *h, int half, const q_out *out) {
+ALWAYS_INLINE void q_scales_e8(q_head h, const q_out *out) {
     V_UNROLL for (int j = 0; j < 8; j += 4) {
-        const ireg e = ir_load(q_line(h, half, j / 4)), bias = ir_const(0x3f3f3f3f);
+        const ireg e = q_line(h, j / 4), bias = ir_const(0x3f3f3f3f);
         const ireg low = ir_and(ir_srl(e, 1), ir_const(0x7f7f7f7f));
         const ireg a = ir_add(low, bias), b = ir_add(ir_sub(e, low), bias);
         V_UNROLL for (int i = 0; i < 4; i++) {
@@ -80,22 +75,16 @@ ALWAYS_INLINE void q_scales_e8(const unsigned char *h, int half, const q_out *ou
         }
     }
 }
-/* The scales of a superblock (not of expanded forms, where they stand in lines). */
-ALWAYS_INLINE void q_scales(const int F, const unsigned char *h, int half, const q_out *out) {
+/* Scales, with float minima these, or with `whole` sub-scales (not of expanded forms, where they stand in lines). */
+ALWAYS_INLINE void q_scales(const int F, q_head h, const q_out *out) {
     const int scales = lw_quants[F].scales;
-    if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M) {
-        V_UNROLL for (int j = 0; j < 8; j++) {
-            vr_store(out->scale + j * out->ld, vr_f16(q_word(h, half, 32 * j)));
-            if (scales == LW_SCALES_F16M) vr_store(out->min + j * out->ld, vr_f16(q_word(h, half, 256 + 32 * j)));
-        }
-    } else if (scales == LW_SCALES_K6) q_scales_k6(h, half, out);
-    else if (scales == LW_SCALES_K8 || scales == LW_SCALES_K8F) {
-        vr_store(out->d, scales == LW_SCALES_K8 ? vr_f16(q_word(h, half, 256)) : vr_load((const float *)q_line(h, half, 4)));
-        V_UNROLL for (int j = 0; j < 16; j++) ir_store(out->scale + j * out->ld, q_sbyte(ir_load(q_line(h, half, j / 4)), j % 4));
-    } else if (scales == LW_SCALES_K3) q_scales_k3(h, half, out);
-    else if (scales == LW_SCALES_K2) q_scales_k2(h, half, out);
-    else if (scales == LW_SCALES_XS) q_scales_xs(h, half, out);
-    else if (scales == LW_SCALES_E8) q_scales_e8(h, half, out);
+    if (scales == LW_SCALES_E8) q_scales_e8(h, out);
+    else if (scales == LW_SCALES_XS) q_scales_xs(h, out);
+    else V_UNROLL for (int j = 0; j < LW_SUPER / lw_quants[F].block; j++) {
+        if (lw_quants[F].whole) ir_store(out->scale + j * out->ld, q_sub_of(F, q_subs(F, h, j / 4), j % 4));
+        else vr_store(out->scale + j * out->ld, vr_f16(h.word + 32 * j));
+        if (scales == LW_SCALES_F16M) vr_store(out->min + j * out->ld, vr_f16(h.word + 256 + 32 * j));
+    }
 }
 
 /* ---- codes ------------------------------------------------------------------------------------------------------- */

@@ -18,6 +18,11 @@
 #else
 #define QUANT_DOT4 0
 #endif
+#ifdef QUANT_FOLD
+#define QUANT_FOLDS 1
+#else
+#define QUANT_FOLDS 0
+#endif
 #include "gemm_float.h"
 #ifdef LW_QUANT_FROM   /* the same kernels stand in another table's object already */
 void LW_QUANT_FROM(tile)(const lw_quant_tile *t);
@@ -77,6 +82,6 @@ QUANT_EXPANSION(expand_quant, q_expand_plain)
         .activation = activation, .mul_activation = mul_activation, .add = add, .rope = rope,        \
         .segment_softmax = segment_softmax, .segment_merge = segment_merge, .segment_finish = segment_finish,    \
         .peak_f32 = peak_f32, .peak_bf16 = TABLE_PEAK_BF16, .peak_int8 = TABLE_PEAK_INT8, .read = read_all,         \
-        TABLE_MATRIX,                                                                                             \
+        TABLE_MATRIX, .quant_fold = QUANT_FOLDS,                                                                  \
     }
 #endif

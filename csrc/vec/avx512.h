@@ -157,6 +157,15 @@ ALWAYS_INLINE ireg ir_mul8(ireg u, ireg s) { return _mm512_maddubs_epi16(u, s); 
 ALWAYS_INLINE ireg ir_lookup(const uint8_t *table, ireg a) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), a);
 }
+/* Bytes. ir_spread: byte i of each lane in all four; ir_pick: those of each lane of a that codes below 4 name. */
+ALWAYS_INLINE ireg ir_add8(ireg a, ireg b) { return _mm512_add_epi8(a, b); }
+ALWAYS_INLINE ireg ir_spread(ireg a, int i) {
+    const __m128i first = _mm_set_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_add_epi8(first, _mm_set1_epi8((char)i))));
+}
+ALWAYS_INLINE ireg ir_pick(ireg a, ireg codes) {
+    return _mm512_shuffle_epi8(a, _mm512_or_si512(codes, _mm512_broadcast_i32x4(_mm_set_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0))));
+}
 ALWAYS_INLINE vreg vr_bits(ireg a) { return _mm512_castsi512_ps(a); }
 ALWAYS_INLINE ireg vr_ints(vreg a) { return _mm512_castps_si512(a); }
 ALWAYS_INLINE ireg ir_wide16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p)); }
