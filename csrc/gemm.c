@@ -206,11 +206,13 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
     }
     if (w->format >= LW_Q4_0) return lw_gemm_quant_run(ctx, args);
     int64_t per_unit = p.a.kind == LW_STAGE_F32 ? 1 : p.a.kind == LW_STAGE_BF16 ? 2 : 4;
-    int64_t fit = lw_max(STAGE_BYTES, STAGE_THREAD_BYTES * (int64_t)lw_pool_threads(ctx->pool));
-    int64_t most = lw_max(fit / (w->k * 4 / per_unit + 1), PASS_ROWS), passes = lw_ceil_div(args->m, most);
+    const int64_t threads = lw_pool_threads(ctx->pool), fit = lw_max(STAGE_BYTES, STAGE_THREAD_BYTES * threads);
+    const int64_t most = lw_max(fit / (w->k * 4 / per_unit), PASS_ROWS), passes = lw_ceil_div(args->m, most);
+    /* Passes of as many row groups for each thread, where there are some; or groups would be smaller. */
+    const int64_t groups = lw_ceil_div(args->m, most_rows(&p) * threads), parts = groups >= passes ? groups : args->m;
     for (int64_t pass = 0; pass < passes; pass++) {
-        p.row0 = lw_split(args->m, passes, pass);
-        p.a.rows = lw_split(args->m, passes, pass + 1) - p.row0;
+        p.row0 = lw_split(args->m, parts, lw_split(parts, passes, pass));
+        p.a.rows = lw_split(args->m, parts, lw_split(parts, passes, pass + 1)) - p.row0;
         p.a.a = (const char *)args->a + p.row0 * args->lda * (int64_t)lw_type_size(args->a_type);
         LW_TRY(run_pass(&p, ctx));
     }
