@@ -58,7 +58,7 @@ ALWAYS_INLINE void q_prepare(const int F, const int R, const int Q, q_head h, co
 /* Of register q and block b. */
 ALWAYS_INLINE vreg q_scale(const int F, const int Q, const q_at *at, int q, int b) {
     const int scales = lw_quants[F].scales;
-    if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M) return vr_f16(at->head[q].word + 32 * b);
+    if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M) return vr_f16(q_words(at->head[q]) + 32 * b);
     return scales >= LW_SCALES_F32 ? vr_bits(q_line(at->head[q], b)) : vr_load(at->scale + (b * Q + q) * QL);
 }
 /* With `whole`: the sub-scale, an integer. */
@@ -69,7 +69,7 @@ ALWAYS_INLINE ireg q_sub_scale(const int F, const int R, const int Q, const q_at
     return q_sub_of(F, made ? ir_load(at->scale + (b / 4 * Q + q) * QL) : q_line(at->head[q], b / 4), b % 4);
 }
 ALWAYS_INLINE vreg q_min(const int F, const q_at *at, int q, int b) {
-    if (lw_quants[F].scales == LW_SCALES_F16M) return vr_f16(at->head[q].word + 256 + 32 * b);
+    if (lw_quants[F].scales == LW_SCALES_F16M) return vr_f16(q_words(at->head[q]) + 256 + 32 * b);
     return vr_bits(q_line(at->head[q], 8 + b));
 }
 
@@ -220,7 +220,7 @@ ALWAYS_INLINE void q_whole(const int F, const int R, const int r0, const int n, 
         V_OPAQUE(at->d);
         V_OPAQUE(at->dmin);
         V_UNROLL for (int q = 0; q < Q; q++) V_OPAQUE(at->head[q].line);
-        V_UNROLL for (int q = 0; q < Q; q++) V_OPAQUE(at->head[q].word);
+        if (V_REGS > 1) V_UNROLL for (int q = 0; q < Q; q++) V_OPAQUE(at->head[q].word);
     }
     q_begin(F, R, r0, n, Q, at, begin);
     V_UNROLL for (int q = 0; q < Q; q++)

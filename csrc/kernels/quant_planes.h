@@ -11,6 +11,7 @@ typedef struct q_head { const unsigned char *line, *word; } q_head;
 ALWAYS_INLINE q_head q_head_of(const unsigned char *header, int half) {
     return (q_head){header + 64 / V_REGS * half, header + 32 / V_REGS * half};
 }
+ALWAYS_INLINE const unsigned char *q_words(q_head h) { return V_REGS == 1 ? h.line : h.word; }   /* one pointer to keep */
 ALWAYS_INLINE ireg q_line(q_head h, int line) { return ir_load(h.line + 64 * line); }
 ALWAYS_INLINE ireg q_bits(ireg x, int from, int to, uint32_t mask) {     /* the bits of mask, moved from bit `from` to `to` */
     return ir_and(from > to ? ir_srl(x, from - to) : from < to ? ir_sll(x, to - from) : x, ir_const(mask));
@@ -45,9 +46,9 @@ ALWAYS_INLINE ireg q_minima(const int F, q_head h, const int j) {
 ALWAYS_INLINE vreg q_d(const int F, q_head h) {
     const int scales = lw_quants[F].scales;
     if (scales == LW_SCALES_K8F) return vr_load((const float *)(const void *)(h.line + 256));
-    return vr_f16(h.word + (scales == LW_SCALES_K6 ? 0 : scales == LW_SCALES_K3 ? 192 : scales == LW_SCALES_XS ? 64 : 256));
+    return vr_f16(q_words(h) + (scales == LW_SCALES_K6 ? 0 : scales == LW_SCALES_K3 ? 192 : scales == LW_SCALES_XS ? 64 : 256));
 }
-ALWAYS_INLINE vreg q_dmin(const int F, q_head h) { return vr_f16(h.word + (lw_quants[F].scales == LW_SCALES_K6 ? 32 : 288)); }
+ALWAYS_INLINE vreg q_dmin(const int F, q_head h) { return vr_f16(q_words(h) + (lw_quants[F].scales == LW_SCALES_K6 ? 32 : 288)); }
 
 /* With `whole`: what comes once in a superblock. */
 ALWAYS_INLINE void q_once(const int F, q_head h, const q_out *out) {
@@ -57,7 +58,7 @@ ALWAYS_INLINE void q_once(const int F, q_head h, const q_out *out) {
     V_UNROLL for (int j = 0; j < (int)lw_quant_terms(&lw_quants[F], LW_SUPER); j++) ir_store(out->min + j * out->ld, q_minima(F, h, j));
 }
 ALWAYS_INLINE void q_scales_xs(q_head h, const q_out *out) {
-    const ireg low = q_line(h, 0), high = ir_wide16(h.word + 96);
+    const ireg low = q_line(h, 0), high = ir_wide16(q_words(h) + 96);
     V_UNROLL for (int j = 0; j < 8; j++) {
         const ireg s = ir_or(ir_and(ir_srl(low, 8 * (j % 4) + j / 4 * 4), ir_const(15)), q_bits(high, 2 * j, 4, 0x30));
         ir_store(out->scale + j * out->ld, ir_sub(s, ir_const(32)));
@@ -82,8 +83,8 @@ ALWAYS_INLINE void q_scales(const int F, q_head h, const q_out *out) {
     else if (scales == LW_SCALES_XS) q_scales_xs(h, out);
     else V_UNROLL for (int j = 0; j < LW_SUPER / lw_quants[F].block; j++) {
         if (lw_quants[F].whole) ir_store(out->scale + j * out->ld, q_sub_of(F, q_subs(F, h, j / 4), j % 4));
-        else vr_store(out->scale + j * out->ld, vr_f16(h.word + 32 * j));
-        if (scales == LW_SCALES_F16M) vr_store(out->min + j * out->ld, vr_f16(h.word + 256 + 32 * j));
+        else vr_store(out->scale + j * out->ld, vr_f16(q_words(h) + 32 * j));
+        if (scales == LW_SCALES_F16M) vr_store(out->min + j * out->ld, vr_f16(q_words(h) + 256 + 32 * j));
     }
 }
 
