@@ -2,7 +2,7 @@
 #include "context.h"
 #include <stdlib.h>
 
-enum { MAX_THREADS = 1024 };
+enum { MAX_THREADS = 1024, FAR_BYTES = 32 << 20 };
 
 lw_status lw_ctx_create(const lw_options *options, lw_ctx **out)
 {
@@ -30,6 +30,7 @@ lw_status lw_ctx_create(const lw_options *options, lw_ctx **out)
     /* Sizes that nearly every machine has at least, where the system does not tell. */
     ctx->l1d = machine.l1d ? machine.l1d : 32 << 10;
     ctx->l2 = machine.l2 ? machine.l2 : 256 << 10;
+    ctx->far = machine.l3 && machine.l3 < FAR_BYTES ? machine.l3 : FAR_BYTES;
     status = lw_pool_create(options->threads ? options->threads : machine.threads, &ctx->pool);
     if (status != LW_OK) {
         free(ctx);

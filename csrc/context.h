@@ -9,6 +9,7 @@ struct lw_ctx {
     const lw_kernels *kernels;
     lw_pool *pool;
     size_t l1d, l2;
+    size_t far;         /* weights of so many bytes are no longer in the last cache when they are needed again */
     int amd;            /* lw_machine.amd: what is to be fetched ahead differs */
     lw_block slots;     /* activations of a program (program.c) */
     lw_block scratch;   /* one driver's temporaries; the next driver may overwrite them */
@@ -27,6 +28,11 @@ struct lw_weight {
     int borrowed;            /* the lines are somebody else's */
     int fixed;               /* and read only */
 };
+
+/* Whether a weight comes from memory: a large one, and those of a model, between whose uses there are all others. Of what the last cache
+ * holds the hardware alone fetches most, for rows few enough not to keep the core busy between two lines. */
+enum { LW_CACHED_ROWS = 2 };
+static inline int lw_from_memory(const lw_ctx *ctx, const lw_weight *w) { return w->borrowed || w->bytes >= ctx->far; }
 
 /* Whether each thread has rows of its own, which it stages, multiplies and writes: the lines that another core has written would cost it
  * more than to read all weights, as each thread does then. With more threads each needs more rows to read them for. Row groups and blocks

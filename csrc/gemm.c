@@ -184,7 +184,7 @@ lw_status lw_gemm_run(lw_ctx *ctx, const lw_gemm_args *args) {
         w = &plain;
     }
     if (args->m == 0 || w->n == 0) return LW_OK;
-    lw_gemm_plan p = {.g = args, .w = w, .kernels = ctx->kernels, .amd = ctx->amd};
+    lw_gemm_plan p = {.g = args, .w = w, .kernels = ctx->kernels, .amd = ctx->amd, .far = lw_from_memory(ctx, w)};
     p.a = (lw_stage){.kernels = ctx->kernels, .kind = LW_STAGE_F32, .type = args->a_type, .lda = args->lda, .k = w->k};
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.tile = w->format == LW_P32 ? p.kernels->tile_f32 : p.kernels->tile_bf16;

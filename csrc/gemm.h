@@ -14,7 +14,7 @@ typedef struct lw_gemm_plan {
     int64_t steps, ranges;       /* steps of `step` panels; ranges of steps */
     int64_t blocks;              /* runs of row groups. Tasks: blocks x ranges */
     int step;
-    int amd;
+    int amd, far;                /* far: the weights come from memory */
     int matrix;                  /* on tile registers: other tiles, and activations stay rows */
     int ask_c;                   /* on tile registers: c is larger than L1, so tiles ask for where they go */
     int late;                    /* sums are formed aside and finished from there */

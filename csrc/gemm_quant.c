@@ -33,7 +33,7 @@ typedef struct plan {
     const lw_gemm_args *g;
     const lw_kernels *kernels;
     int form, run_form, act_form;    /* rows of lw_quants: of the weights; of what tiles read; of whom the activations are made */
-    int amd;
+    int amd, far;                /* far: the weights come from memory */
     int matrix;                  /* on tile registers; then rows are grouped by whole units */
     int64_t kc;                  /* k of a block, whole superblocks */
     int64_t row0, rows;          /* of this pass */
@@ -228,8 +228,11 @@ static void stream_range(const plan *p, int64_t panel0, int64_t panel1)
     int64_t unit = p->g->gated ? 2 : 1, half = lw_ceil_div((panel1 - panel0) / unit, PAIR);
     int rows = (int)p->rows;
     lw_quant_tile t = {.a = p->staged, .ldb = (ptrdiff_t)((size_t)(half * unit) * w->panel_bytes), .ldc = PAIR * LW_LANES,
-                       .k = w->k, .form = p->run_form, .rows = rows, .ahead = lean(p) ? LEAN_AHEAD : AHEAD,
-                       .near = lean(p) ? 0 : NEAR, .shares = 1};
+                       .k = w->k, .form = p->run_form, .rows = rows, .shares = 1};
+    if (p->far || (rows > LW_CACHED_ROWS && p->kernels->quant_panels < PAIR)) {
+        t.ahead = lean(p) ? LEAN_AHEAD : AHEAD;
+        t.near = lean(p) ? 0 : NEAR;
+    }
     for (int64_t i = 0; i < half; i++) {
         t.panels = panel0 + (half + i) * unit < panel1 ? PAIR : 1;
         t.columns = t.panels * LW_LANES;
@@ -358,7 +361,7 @@ static lw_status plan_pass(plan *p, lw_ctx *ctx)
 lw_status lw_gemm_quant_run(lw_ctx *ctx, const lw_gemm_args *args)
 {
     const lw_weight *w = args->w;
-    plan p = {.g = args, .kernels = ctx->kernels, .amd = ctx->amd, .form = (int)(w->format - LW_Q4_0)};
+    plan p = {.g = args, .kernels = ctx->kernels, .amd = ctx->amd, .far = lw_from_memory(ctx, w), .form = (int)(w->format - LW_Q4_0)};
     p.late = args->act != LW_ACT_NONE || args->gated || args->c_type != LW_F32;
     p.row_bytes = (size_t)lw_quant_row_words(&lw_quants[p.form], w->k) * 4;
     int64_t most = lw_max(STAGE_BYTES / (int64_t)p.row_bytes, 4 * LW_MAX_ROWS);

@@ -5,7 +5,6 @@
 enum {
     AHEAD = 6144,                /* bytes from the line in use of a panel to the one to fetch */
     GUESSED_ROWS = 4,            /* two to so many rows of many panels need none on AMD */
-    FAR_BYTES = 32 << 20,        /* so large weights come from memory, and those of a model */
     SUMS = LW_MAX_ROWS * LW_MAX_STEP * LW_LANES   /* of a tile at most */
 };
 
@@ -130,14 +129,14 @@ static void cell(const lw_gemm_plan *p, const lw_gemm_job *j, int64_t panel, int
     }
 }
 
-/* What to ask for ahead of the lines in use; 0 where the hardware does as well. Elsewhere than on AMD it follows what comes from the
- * last cache, and one row of vectors in any case. */
+/* What to ask for ahead of the lines in use; 0 where the hardware does as well: of what the last cache holds for few rows, elsewhere than
+ * on AMD for any number; and there for one row of vectors in any case. */
 static ptrdiff_t fetch_ahead(const lw_gemm_plan *p, int rows, int panels) {
+    if (!p->far && (rows <= LW_CACHED_ROWS || !p->amd)) return 0;
     if (p->amd) {
         const int guessed = p->a.kind == LW_STAGE_INT8 ? rows <= GUESSED_ROWS : rows > 1 && rows <= GUESSED_ROWS && panels > 2;
         return guessed && !p->matrix ? 0 : AHEAD;
     }
-    if (!p->w->borrowed && p->w->bytes < FAR_BYTES) return 0;
     return rows == 1 && !p->matrix ? 0 : AHEAD;
 }
 
