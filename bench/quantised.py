@@ -16,9 +16,10 @@ import numpy as np
 
 from lanewise import kernels as k
 from lanewise.kernels.packed import QUANTISED, PackedMatrix
-from lanewise.model.quantize import quantize_rows
+from lanewise.model.quantize import WRITABLE, quantize_rows
 
 FEW = 16
+TYPES = [kind for kind in QUANTISED if kind.upper() in WRITABLE]  # not the classes that code books widen to
 LEAST = 0.02  # seconds a contender runs at least, each time
 
 
@@ -69,7 +70,7 @@ def main() -> None:
     parser = common.arguments(__doc__ or "", repeat=3)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(seconds=20.0)
-    parser.add_argument("--types", type=lambda text: text.split(","), default=list(QUANTISED))
+    parser.add_argument("--types", type=lambda text: text.split(","), default=TYPES)
     parser.add_argument("--rows", type=lambda text: [int(m) for m in text.split(",")], default=[1, 2, 4, 6, 128, 512])
     parser.add_argument("--memory", type=_shape, default=(32768, 8192), help="outputs x inputs for up to 16 rows")
     parser.add_argument("--nk", type=_shape, default=(8192, 2048), help="outputs x inputs for more rows")

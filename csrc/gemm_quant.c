@@ -212,11 +212,10 @@ static void run_matrix(const plan *p, int64_t pair0, int64_t pair1, int64_t grou
     p->kernels->matrix_release();
 }
 
-/* Codes and scales that one row reads with next to no work, two panels side by side: on AMD a second request costs more than it gives. */
+/* One and two rows of two panels side by side: on AMD a second request costs more than it gives, but where codes are of two bits. */
 static int lean(const plan *p) {
-    const lw_quant *q = &lw_quants[p->form];
-    return p->amd && p->rows == 1 && p->kernels->quant_panels == PAIR && (q->code == LW_CODE_NIBBLE || q->code == LW_CODE_LINE) &&
-           q->scales != LW_SCALES_F16M;
+    const int code = lw_quants[p->form].code;
+    return p->amd && p->rows <= 2 && p->kernels->quant_panels == PAIR && code != LW_CODE_TWO && code != LW_CODE_TWO_BIT;
 }
 
 /* One row group: every weight is used once, so memory sets the pace. The panels of a tile are not neighbours but come from the two

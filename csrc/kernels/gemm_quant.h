@@ -311,6 +311,7 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
     const lw_quant *const f = &lw_quants[F];
     const int group = lw_quant_group(t->k), expanded = f->scales >= LW_SCALES_F32, last = t->panels * V_REGS - 1;
     const int folded = f->block == LW_SUPER;             /* sub-scales are in the codes */
+    const int words = f->scales == LW_SCALES_F16 || f->scales == LW_SCALES_F16M;
     const int fetch = !expanded && t->ahead;
     const int head0 = fetch ? q_share(t, f->header, t->share) : 0, head1 = fetch ? q_share(t, f->header, t->share + 1) : 0;
     const int tall = q_tall(R, Q);
@@ -341,6 +342,8 @@ ALWAYS_INLINE void q_columns(const lw_quant_tile *t, const int F, const int R, c
                 at.head[q] = q_head_of(head[q], half);
                 q_prepare(F, R, Q, at.head[q], &to);
                 for (int i = head0; i < head1; i += 64) __builtin_prefetch(head[q] + i, 0, 2);
+                /* Scales that are read as blocks end: asked for in their turn, or the hardware sees no stream. */
+                for (int i = 0; words && fetch && R <= 2 && i < f->header; i += 64) __builtin_prefetch(head[q] + i, 0, 3);
                 head[q] += f->header + 8 * f->piece;
             }
         }
