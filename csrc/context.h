@@ -29,9 +29,9 @@ struct lw_weight {
     int fixed;               /* and read only */
 };
 
-/* Whether a weight comes from memory: a large one, and those of a model, between whose uses there are all others. Of what the last cache
- * holds the hardware alone fetches most, for rows few enough not to keep the core busy between two lines. */
+/* Up to so many rows do not keep the core busy between two lines: of what the last cache holds the hardware alone fetches most for them. */
 enum { LW_CACHED_ROWS = 2 };
+/* Whether a weight comes from memory: a large one, and those of a model, between whose uses there are all others. */
 static inline int lw_from_memory(const lw_ctx *ctx, const lw_weight *w) { return w->borrowed || w->bytes >= ctx->far; }
 
 /* Whether each thread has rows of its own, which it stages, multiplies and writes: the lines that another core has written would cost it

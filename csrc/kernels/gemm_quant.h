@@ -47,6 +47,7 @@ ALWAYS_INLINE int q_bytes(const int F, const int R, const int Q) {
     const int scales = lw_quants[F].scales;
     return !q_kept(R, Q) && (scales == LW_SCALES_K6 || scales == LW_SCALES_K8 || scales == LW_SCALES_K8F);
 }
+/* Where a superblock begins: what is worked out there, of register q. */
 ALWAYS_INLINE void q_prepare(const int F, const int R, const int Q, q_head h, const q_out *out) {
     const int scales = lw_quants[F].scales;
     if (scales == LW_SCALES_F16 || scales == LW_SCALES_F16M || scales >= LW_SCALES_F32) return;
@@ -187,7 +188,7 @@ ALWAYS_INLINE void q_piece(const int F, const int R, const int Q, const q_at *at
 /* What the sums of a group start with, for n rows from row r0 on. */
 ALWAYS_INLINE void q_begin(const int F, const int R, const int r0, const int n, const int Q, const q_at *at, vreg *sum) {
     const int pairs = (int)lw_quant_terms(&lw_quants[F], LW_SUPER), lines = lw_quant_scale_lines(&lw_quants[F]);
-    const int expanded = lw_quants[F].scales == LW_SCALES_F32I, stored = q_kept(R, Q);
+    const int expanded = lw_quants[F].scales == LW_SCALES_F32I, kept = q_kept(R, Q);
     if (lw_quants[F].minima != LW_MIN_INT) {
         V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_zero();
         return;
@@ -198,7 +199,7 @@ ALWAYS_INLINE void q_begin(const int F, const int R, const int r0, const int n, 
     V_UNROLL for (int j = 0; j < pairs; j++) {
         ireg min[4];
         V_UNROLL for (int q = 0; q < Q; q++)
-            min[q] = expanded ? q_line(at->head[q], lines + 2 + j) : stored ? ir_load(at->min + (j * Q + q) * QL)
+            min[q] = expanded ? q_line(at->head[q], lines + 2 + j) : kept ? ir_load(at->min + (j * Q + q) * QL)
                                                                             : q_minima(F, at->head[q], j);
         V_UNROLL for (int r = 0; r < n; r++) {
             ireg x = ir_set1(at->terms + 4 * (j * R + r0 + r));
@@ -206,14 +207,14 @@ ALWAYS_INLINE void q_begin(const int F, const int R, const int r0, const int n, 
         }
     }
     V_UNROLL for (int q = 0; q < Q; q++)
-        d[q] = expanded ? vr_bits(q_line(at->head[q], lines + 1)) : stored ? vr_load(at->dmin + q * QL) : q_dmin(F, at->head[q]);
+        d[q] = expanded ? vr_bits(q_line(at->head[q], lines + 1)) : kept ? vr_load(at->dmin + q * QL) : q_dmin(F, at->head[q]);
     V_UNROLL for (int q = 0; q < Q; q++) d[q] = vr_bits(ir_xor(vr_ints(d[q]), ir_const(0x80000000u)));
     V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_mul(ir_float(dot[i]), d[i % Q]);
 }
 
 /* The sums of a superblock that is one block, from those of its integers; rows likewise. */
 ALWAYS_INLINE void q_whole(const int F, const int R, const int r0, const int n, const int Q, q_at *at, vreg *sum) {
-    const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]), stored = q_kept(R, Q);
+    const int expanded = lw_quants[F].scales >= LW_SCALES_F32, lines = lw_quant_scale_lines(&lw_quants[F]), kept = q_kept(R, Q);
     vreg begin[QUANT_MOST], by[4];
     if (R > 1) {                                         /* or they wait in registers from the header on */
         V_OPAQUE(at->min);
@@ -224,7 +225,7 @@ ALWAYS_INLINE void q_whole(const int F, const int R, const int r0, const int n, 
     }
     q_begin(F, R, r0, n, Q, at, begin);
     V_UNROLL for (int q = 0; q < Q; q++)
-        by[q] = expanded ? vr_bits(q_line(at->head[q], lines)) : stored ? vr_load(at->d + q * QL) : q_d(F, at->head[q]);
+        by[q] = expanded ? vr_bits(q_line(at->head[q], lines)) : kept ? vr_load(at->d + q * QL) : q_d(F, at->head[q]);
     V_UNROLL for (int i = 0; i < n * Q; i++) sum[i] = vr_fma(sum[i], by[i % Q], begin[i]);
 }
 
