@@ -94,6 +94,8 @@ lw_status lw_weight_place(lw_format format, int64_t n, int64_t k, void *lines, l
 lw_status lw_memory_alloc(size_t bytes, void **out);
 void lw_memory_free(void *memory, size_t bytes);
 const void *lw_weight_lines(const lw_weight *w);
+/* *row: the first output of a quantised weight with a scale or minimum that is infinite or NaN; -1: none. */
+lw_status lw_weight_finite(lw_ctx *ctx, const lw_weight *w, int64_t *row);
 /* 64 bits over all lines, the same for any number of threads: finds damage, does not keep out malice. */
 lw_status lw_weight_checksum(lw_ctx *ctx, const lw_weight *w, uint64_t *out);
 

@@ -96,7 +96,7 @@ def test_no_python_function_outgrows(path: Path) -> None:
 LAYERS = {
     0: "lanewise common",
     1: "kernels cpu format lace quant status",
-    2: "weight weight_quant pool arena context",
+    2: "weight weight_quant weight_finite pool arena context",
     3: "stage",
     4: "product gemm gemm_tasks gemm_matrix gemm_quant attention attention_segment cache rowwise angles measure",
     5: "ops program",

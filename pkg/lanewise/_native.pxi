@@ -128,6 +128,7 @@ cdef extern from "lanewise.h" nogil:
     void lw_memory_free(void *, size_t)
     lw_status lw_weight_set_order(lw_weight *, const int32_t *)
     const void *lw_weight_lines(const lw_weight *)
+    lw_status lw_weight_finite(lw_ctx *, const lw_weight *, int64_t *)
     lw_status lw_weight_checksum(lw_ctx *, const lw_weight *, uint64_t *)
     lw_status lw_gemm(lw_ctx *, const lw_gemm_args *)
     lw_status lw_rms_norm(lw_ctx *, int64_t, int64_t, const float *, int64_t, const float *, float, float *, int64_t)

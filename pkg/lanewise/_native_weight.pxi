@@ -80,6 +80,14 @@ cdef class Weight:
         _require(v.n(1) == self.k and v.ld() == self.k, "packed rows of k values expected")
         _check(lw_weight_unpack(self.h, row0, v.n(0), <float *>v.b.buf))
 
+    def not_finite(self, Context ctx not None):
+        cdef int64_t row = -1
+        cdef lw_status status
+        with nogil:
+            status = lw_weight_finite(ctx.h, self.h, &row)
+        _check(status)
+        return None if row < 0 else row
+
     def checksum(self, Context ctx not None):
         cdef uint64_t sum = 0
         cdef lw_status status

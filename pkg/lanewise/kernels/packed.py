@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .. import _native
 from . import contexts
 from .arrays import Float32, array, float32, vector
-from .quantised import quantize
+from .quantised import quantize, quantized
 
 Format = Literal["float32", "bfloat16", "int8"]
 FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8")
@@ -115,16 +115,14 @@ def pack_blocks(rows: Any, dtype: str) -> PackedMatrix:
     return PackedMatrix(weight)
 
 
-def pack_gated(gate: Any, up: Any, dtype: Format | None = None) -> PackedMatrix:
+def pack_gated(gate: Any, up: Any, dtype: str | None = None) -> PackedMatrix:
     """Packs the two matrices [n, k] of a gated layer side by side: `gemm` then gives activation(a @ gate) * (a @ up).
 
-    dtype as for `pack`; int8 takes floating point matrices only.
+    dtype as for `pack`; int8 and the quantised types take floating point matrices only.
     """
-    pair = []
-    for name, w in (("gate", gate), ("up", up)):
-        bits, type_ = _bits(name, w, None)
-        pair.append((bits, type_))
-    (g, g_type), (u, u_type) = pair
+    if dtype is not None and dtype not in FORMATS and dtype not in QUANTISED:
+        raise ValueError(f"dtype: one of {', '.join((*FORMATS, *QUANTISED))} expected, got {dtype!r}")
+    (g, g_type), (u, u_type) = _bits("gate", gate, None), _bits("up", up, None)
     if g.shape != u.shape or g_type != u_type:
         raise ValueError(
             f"up: shape and type of gate, {list(g.shape)} {g_type}, expected, got {list(u.shape)} {u_type}"
@@ -132,16 +130,18 @@ def pack_gated(gate: Any, up: Any, dtype: Format | None = None) -> PackedMatrix:
     if g_type == "int8":
         raise TypeError("gate: floating point expected, got int8")
     dtype = dtype or ("bfloat16" if g_type == "bfloat16" else "float32")
+    n, outputs, inputs = -(-len(g) // LANES) * LANES, *g.shape
     scales = None
     if dtype == "int8":
         (g, gate_scales), (u, up_scales) = quantize_rows(gate), quantize_rows(up)
         scales, g_type = _alternate(gate_scales, up_scales), "int8"
-    n = -(-len(g) // LANES) * LANES
-    weight = _native.Weight(dtype, 2 * n, g.shape[1])
+    elif dtype in QUANTISED:
+        g, u, g_type = quantized("gate", gate, dtype), quantized("up", up, dtype), "blocks"
+    weight = _native.Weight(dtype, 2 * n, inputs)
     with contexts.borrowed() as ctx:
         for half, bits in ((0, g), (LANES, u)):
             weight.pack(ctx, bits if bits.flags.aligned else bits.copy(), g_type, half, 2)
-    return PackedMatrix(weight, scales, len(g))
+    return PackedMatrix(weight, scales, outputs)
 
 
 def quantize_rows(w: Any) -> tuple[NDArray[np.int8], Float32]:

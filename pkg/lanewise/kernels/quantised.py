@@ -20,15 +20,24 @@ def quantize(w: Any, dtype: str, *, importance: Any = None) -> NDArray[np.uint8]
     Raises TypeError for a w that is not floating point, ValueError for an unknown type, a k that is no whole number of
     blocks, a number that is not finite, an importance that does not fit.
     """
-    from ..model.quantize import WRITABLE, quantize_rows  # the readers of files need these kernels
+    return quantized("w", w, dtype, importance)
 
-    known = [name.lower() for name in WRITABLE if name.lower() not in ("f32", "f16", "bf16")]
+
+def quantized(name: str, w: Any, dtype: str, importance: Any = None) -> NDArray[np.uint8]:
+    """`quantize` of an argument that messages call `name`."""
+    from ..model.quantize import WRITABLE, check_importance, quantize_rows  # the readers of files need these kernels
+
+    known = [kind.lower() for kind in WRITABLE if kind.lower() not in ("f32", "f16", "bf16")]
     if dtype not in known:
         raise ValueError(f"dtype: one of {', '.join(known)} expected, got {dtype!r}")
-    rows = float32("w", w)
+    rows = float32(name, w)
     if rows.ndim != 2:
-        raise ValueError(f"w: a matrix [outputs, inputs] expected, got {rows.ndim} dimensions")
-    return quantize_rows(rows, dtype, None if importance is None else np.asarray(importance))
+        raise ValueError(f"{name}: a matrix [outputs, inputs] expected, got {rows.ndim} dimensions")
+    weights = None if importance is None else check_importance(importance, rows.shape[1])
+    try:
+        return quantize_rows(rows, dtype, weights)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def dequantize(rows: Any, dtype: str) -> Float32:

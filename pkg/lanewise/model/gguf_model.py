@@ -210,24 +210,6 @@ def open_weights(file: GgufFile, spec: Spec) -> GgufWeights:
     return weights
 
 
-def check_tensors(weights: Weights) -> None:
-    """LoadError naming the first tensor, and the index in it, whose value is not finite. Reads everything."""
-    for name in weights:
-        info = weights.info(name)
-        if info.dtype not in FLOATS:
-            continue
-        values = weights.array(name)
-        if info.dtype == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        wrong = np.flatnonzero(~np.isfinite(values))
-        if wrong.size:
-            index = [int(i) for i in np.unravel_index(wrong[0], values.shape)]
-            found = values[tuple(index)]
-            message = f"holds {wrong.size} values that are not finite, the first at {index} ({found})"
-            raise LoadError(message, file=info.file, field=name)
-        weights.release(name)
-
-
 def _refuse_the_unknown(data: Fields, name: str) -> None:
     for key, allowed in _NEUTRAL.items():
         value = data.values.get(f"{name}.{key}")

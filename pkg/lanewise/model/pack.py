@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import _native
+from ..errors import LoadError
+from .carry import carried, common, holders
 from .packed_cache import Entry, Plan, Planned, Writer
 from .safetensors import Weights
 from .spec import Layer, Spec
@@ -124,7 +126,8 @@ def runs_of(matrix: Matrix, spec: Spec, weights: Weights, dtype: str) -> list[Ru
     """How a matrix is packed. dtype: "auto" (as stored; float16 exactly, as float32) or a format.
 
     Float tensors of one matrix are bfloat16 together if all of them are stored so, else float32. Tensors quantised in
-    several ways, or with their inputs in several orders, become a run for each; where their panels alternate, float32.
+    several ways, or with their inputs in several orders, become a run for each; where their panels alternate, one of
+    the smallest class that holds all their values (carry), or of float32.
     """
     formats = [dtype] * len(matrix.parts)
     orders: list[Order | None] = [None] * len(matrix.parts)
@@ -138,6 +141,10 @@ def runs_of(matrix: Matrix, spec: Spec, weights: Weights, dtype: str) -> list[Ru
     ]
     if len(set(kinds)) == 1:
         return [Run(formats[0], 0, matrix.n, matrix.parts, orders[0])]
+    if any(step > 1 for _, _, step in matrix.parts) and len({order for _, order in kinds}) == 1:
+        format = common(formats)
+        if format is not None:
+            return [Run(format, 0, matrix.n, matrix.parts, orders[0])]
     if all(name in ("float32", "bfloat16") for name in formats) or any(step > 1 for _, _, step in matrix.parts):
         return [Run("float32", 0, matrix.n, matrix.parts)]
     ends = [first for _, first, _ in matrix.parts[1:]] + [matrix.n]
@@ -161,6 +168,18 @@ def plan_of(spec: Spec, weights: Weights, dtype: str) -> list[Planned]:
 
 def _float_format(weights: Weights, name: str) -> str:
     return "bfloat16" if weights.info(name).dtype == "BF16" else "float32"
+
+
+def _finite(values: np.ndarray[Any, Any]) -> bool:
+    """Whether all of a matrix is finite, a few rows at a time."""
+    return all(bool(np.isfinite(values[at : at + 64]).all()) for at in range(0, len(values), 64))
+
+
+def _role(run: Run, row: int) -> str:
+    """The tensor that packed row `row` of a run is of."""
+    if run.parts[0][2] > 1:
+        return run.parts[row // LANES % len(run.parts)][0]
+    return next(role for role, first, _ in reversed(run.parts) if first - run.first <= row)
 
 
 class Packer:
@@ -249,15 +268,25 @@ class Packer:
         weight = _native.Weight(run.format, run.n, matrix.k, lines, run.order, empty=True)
         for role, first, step in run.parts:
             name = self.spec.tensor_name(role, matrix.layer)
-            if run.format == self.weights.blocks_format(name):
-                source, type_ = self.weights.blocks(name), "blocks"
+            held = self.weights.blocks_format(name)
+            if held is not None and run.format in holders(held):
+                source, type_ = carried(self.weights.blocks(name), held, run.format), "blocks"
             else:
                 source, type_ = self.weights.array(name), _TYPE[self.weights.info(name).dtype]
+                if held is not None and not _finite(source):
+                    raise self.not_finite(name)
             weight.pack(self.ctx, source, type_, first - run.first, step)
             self.finished(name)
+        row = weight.not_finite(self.ctx)
+        if row is not None:
+            raise self.not_finite(self.spec.tensor_name(_role(run, row), matrix.layer))
         if self.writer is not None:
             self.writer.add(self.ctx, weight)
         return weight
+
+    def not_finite(self, name: str) -> LoadError:
+        message = "holds a scale or value that is infinite or not a number, as every answer would then be"
+        return LoadError(message, file=self.weights.info(name).file, field=name)
 
     def vector(self, role: str, layer: int | None) -> Vector:
         name = self.spec.tensor_name(role, layer)
@@ -265,6 +294,8 @@ class Packer:
         if self.weights.info(name).dtype == "BF16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
         out = values.astype(np.float32)
+        if not np.isfinite(out).all():
+            raise self.not_finite(name)
         self.finished(name)
         return out
 
