@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import lanewise
-from lanewise import cli
+from lanewise import cli, doctor
 from lanewise.cli.facts import table
 from lanewise.cli.options import size
 
@@ -204,6 +205,25 @@ def test_info(model, capsys):
     assert found["memory"]["context"] == 100
 
 
+@pytest.mark.parametrize("kind", ["q8", "Q4_0", "q4_k_m"])
+def test_info_plans_a_quantised_load(kind, model, capsys):
+    assert cli.main(["info", model, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert cli.main(["info", model, "--json", "--quantize", kind]) == 0
+    found = json.loads(capsys.readouterr().out)
+    with lanewise.load(model, quantize=kind) as llm:
+        assert found["formats"] == llm.info()["formats"]
+        assert found["memory"]["weights"] == llm.memory_plan()["weights"]
+    assert found["memory"]["weights"] < plain["memory"]["weights"]
+    assert found["file_bytes"] == plain["file_bytes"]
+
+
+@pytest.mark.parametrize("command", [["info"], ["generate", "a", "-m"], ["chat", "-m"]])
+def test_an_unknown_type_is_wrong_usage(command, model, capsys):
+    assert cli.main([*command, model, "--quantize", "q5"]) == 2
+    assert "'q5' is neither a preset nor a type that can be written; known: q4, " in capsys.readouterr().err
+
+
 def test_doctor(capsys):
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
@@ -215,6 +235,19 @@ def test_doctor(capsys):
         line = next(line for line in text.splitlines() if line.split()[:1] == [each["name"]])
         assert (f"not usable: {each['missing']}" in line) != each["usable"]
     assert cli.main(["doctor", "--isa", "abacus"]) == 1
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have the scalar table alone")
+def test_doctor_marks_tables_that_no_cpu_was_measured_with(capsys):
+    found = doctor.report()
+    own = [each for each in found["tables"] if not each["name"].startswith(("emulated_", "broken_"))]
+    assert [each["name"] for each in own if not each["measured"]] == ["avx_vnni"]
+    assert tuple(each["name"] for each in own if each["measured"]) == doctor.MEASURED
+    for usable in (True, False):
+        tables = [{**each, "usable": usable, "missing": None if usable else "AVX-VNNI"} for each in own]
+        lines = doctor.render({**found, "tables": tables}).splitlines()
+        marked = [line.split()[0] for line in lines if line.endswith("; not yet measured on silicon")]
+        assert marked == ["avx_vnni"]
 
 
 def test_bench(model, capsys):

@@ -57,6 +57,20 @@ def test_json_and_overwriting(capsys: pytest.CaptureFixture[str], tmp_path: Path
 
 
 @needs_shared
+def test_a_mixture_of_llama_cpp(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = tmp_path / "s.gguf"
+    code, _, err = run(capsys, "quantize", stories(), target, "--type", "q4_k_m")
+    assert code == 0
+    assert "blk.*.attn_q.weight (5): rows of 64 do not fit Q4_K; Q4_1 instead" in err
+    with open_gguf(target) as opened:
+        assert opened.metadata["general.file_type"] == 15
+        types = [opened.tensor(f"blk.{i}.attn_v.weight").type.name for i in range(5)]
+    assert types == ["Q4_1", "Q4_1", "Q8_0", "Q4_1", "Q8_0"]
+    told = ("generate", "Once upon a time", "--temperature", 0, "--max-tokens", 24)
+    assert run(capsys, *told, "-m", target)[1] == run(capsys, *told, "-m", stories(), "--quantize", "Q4_K_M")[1]
+
+
+@needs_shared
 def test_calibrating_and_its_use(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text, file = tmp_path / "t.txt", tmp_path / "i.gguf"
     text.write_text(shared("text", "tinyshakespeare.txt").read_text("utf-8")[:4000])
@@ -87,7 +101,9 @@ def test_calibrating_and_its_use(capsys: pytest.CaptureFixture[str], tmp_path: P
         (("quantize", "nowhere/at/all", "x.gguf"), 1, "there is no such folder or file"),
         (("quantize", "SRC", "no/folder/x.gguf"), 1, "No such file or directory"),
         (("quantize", "SRC", "x.gguf", "--importance", "nothing"), 1, "nothing: cannot be opened"),
-        (("quantize", "builtin", "x.gguf"), 1, "pre_tokenizer: cuts words in a way that has no name in GGUF"),
+        (("quantize", "SRC", "x.gguf", "--type", "IQ2_M"), 2, "known: q4, q4m, q6, q8, Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S"),
+        (("quantize", "builtin", "x.gguf"), 1,
+         "pre_tokenizer: cuts words in a way that has no name in GGUF (--no-tokenizer writes the file without one)"),
         (("calibrate", "SRC", "nothing.txt", "-o", "i.gguf"), 1, "No such file"),
         (("calibrate", "SRC", "empty.txt", "-o", "i.gguf"), 2, "TEXT is empty"),
         (("calibrate", "SRC", "empty.txt", "-o", "i.gguf", "--chunk", "0"), 2, "--chunk must be at least 1"),

@@ -37,7 +37,8 @@ class LLM:
 
     source        a folder, "owner/name" of a cached download, or "builtin", the small model that lanewise ships
     dtype         "float32" | "bfloat16": what float weights are computed in; "auto" as stored
-    quantize      "q4" | "q4m" | "q6" | "q8" | a GGUF type: float matrices become what such blocks hold; None: as stored
+    quantize      "q4" | "q4m" | "q6" | "q8" | "Q4_K_M" and its like | a GGUF type: float matrices become what such
+                  blocks hold; None: as stored
     kv_dtype      "float32" | "bfloat16" keys and values; "auto" as computed
     numerics      "fast" | "exact" (bfloat16 widened: the same bits on every CPU)
     context       positions at most; None: the model's own limit. Memory grows as it is used

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from .options import add_threads
+from .options import add_threads, check_type
 
 _BYTES = ("file_bytes", "weights", "cache", "scratch", "logits", "total", "cache_per_token")
 
@@ -19,6 +19,7 @@ def add_to(commands: Any, common: argparse.ArgumentParser) -> None:
     info.add_argument("--context", type=int, metavar="N", help="plan memory for so many tokens; default: the limit")
     info.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at once")
     info.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
+    info.add_argument("--quantize", metavar="TYPE", help="plan memory for load(quantize=TYPE): q4, Q4_K_M, ...")
     info.add_argument("--kv-dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of keys and values")
     info.add_argument("--json", action="store_true")
     info.set_defaults(run=run_info, parser=info)
@@ -33,9 +34,11 @@ def run_info(options: argparse.Namespace) -> int:
     """Prints lanewise.model.model.describe()."""
     from ..model.model import describe
 
+    check_type(options.quantize)
     found = describe(
-        options.model, context=options.context, batch=options.batch, dtype=options.dtype, kv_dtype=options.kv_dtype
-    )
+        options.model, context=options.context, batch=options.batch, dtype=options.dtype, quantize=options.quantize,
+        kv_dtype=options.kv_dtype,
+    )  # fmt: skip
     print(json.dumps(found, ensure_ascii=False) if options.json else table(found))
     return 0
 

@@ -75,7 +75,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loading")
     group.add_argument("-m", "--model", default="builtin", help="folder, owner/name in the download cache, or builtin")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
-    group.add_argument("--quantize", metavar="TYPE", help="q4, q4m, q6, q8 or a GGUF type, for float weights")
+    group.add_argument("--quantize", metavar="TYPE", help="q4, q4m, q6, q8, Q4_K_M or a GGUF type, for float weights")
     group.add_argument("--kv-dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of keys and values")
     group.add_argument("--numerics", choices=("fast", "exact"), default="fast", help="exact: same bits on every CPU")
     group.add_argument("--context", type=int, metavar="N", help="positions at most; default: the model's limit")
@@ -111,12 +111,25 @@ def sampling(options: argparse.Namespace, **more: Any) -> SamplingParams:
         raise UsageError(str(error)) from None
 
 
+def check_type(name: str | None) -> None:
+    """UsageError for what --quantize or --type does not know."""
+    if name is None:
+        return
+    from ..model.quantize_plan import Plan
+
+    try:
+        Plan(name, 1)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def load(options: argparse.Namespace, quiet: bool = False) -> LLM:
     """The model, with a bar while it loads."""
     import warnings
 
     from ..llm import LLM
 
+    check_type(options.quantize)
     with bar(f"loading {options.model}", "bytes", quiet=quiet) as report, warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", RuntimeWarning)
         llm = LLM(

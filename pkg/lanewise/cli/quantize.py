@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..progress import bar
-from .options import UsageError, error_line
+from .options import UsageError, check_type, error_line
 
 
 def add_to(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -25,7 +25,10 @@ def add_to(commands: Any, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     quantize.add_argument("source", metavar="SRC", help="folder, .safetensors, .gguf, owner/name, or builtin")
     quantize.add_argument("target", metavar="DST", help="the .gguf file to write")
-    quantize.add_argument("--type", default="q4m", metavar="TYPE", help="q4, q4m, q6, q8, or a GGUF type such as Q5_K")
+    quantize.add_argument(
+        "--type", default="q4m", metavar="TYPE",
+        help="q4, q4m, q6, q8, a mixture of llama.cpp such as Q4_K_M, or a GGUF type such as Q5_K (default: q4m)",
+    )  # fmt: skip
     quantize.add_argument("--importance", metavar="FILE", help="what `lanewise calibrate` wrote, or an imatrix in GGUF")
     quantize.add_argument("--embedding", metavar="TYPE", help="type of the embedding; default: 6 or 8 bits")
     quantize.add_argument("--head", metavar="TYPE", help="type of the head; default: 6 or 8 bits")
@@ -52,14 +55,13 @@ def run_quantize(options: argparse.Namespace) -> int:
     """Writes the file and prints what is in it."""
     from ..model.convert import quantize_model
     from ..model.quantize import kind_of
-    from ..model.quantize_plan import Plan
 
     _may_write(options.target, options.force)
     if not options.target.endswith(".gguf"):
         raise UsageError(f"DST must end in .gguf, not {Path(options.target).name!r}")
     _at_least_one(options.threads, "--threads")
+    check_type(options.type)
     try:
-        Plan(options.type, 1)
         for name in (options.embedding, options.head):
             kind_of(name or "F32")
     except ValueError as error:

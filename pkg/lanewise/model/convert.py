@@ -69,7 +69,7 @@ def quantize_model(
 ) -> dict[str, Any]:
     """Writes `target`, a GGUF file, and says what is in it.
 
-    type: a preset of quantize_plan or a GGUF type; embed, head: types of those two instead of the usual; importance:
+    type: a name that quantize_plan knows; embed, head: types of those two instead of the usual; importance:
     a file of `lanewise calibrate`; tokenizer: False writes none. Nothing is left of a target that cannot be finished.
     Raises LoadError (naming file and tensor), ValueError, FileExistsError unless overwrite, OSError.
     """
@@ -78,7 +78,7 @@ def quantize_model(
     with open_source(source, revision) as opened:
         if any(os.path.exists(target) and os.path.samefile(target, path) for path in opened.weights.files):
             raise ValueError(f"{os.fspath(target)} is the source itself")
-        plan = Plan(type, len(opened.spec.layers), embed, head)
+        plan = Plan.of(opened.spec, type, embed, head)
         weights = None if importance is None else read_importance(importance)
         jobs = list(_jobs(opened, plan))
         unused = _check_importance(weights, jobs, importance)

@@ -308,11 +308,14 @@ def describe(
     context: int | None = None,
     batch: int = 1,
     dtype: str = "auto",
+    quantize: str | None = None,
     kv_dtype: str = "auto",
     revision: str | None = None,
 ) -> dict[str, Any]:
     """What a model is and what it will take, without loading its weights. Raises LoadError, ValueError."""
     with open_source(source, revision) as opened:
+        if quantize is not None:
+            opened.weights = RoundedWeights(opened.weights, opened.spec, quantize)
         spec = _with_context(opened.spec, context)
         plan = plan_formats(spec, opened.weights, dtype)
         files = [str(path) for path in opened.weights.files]

@@ -25,11 +25,11 @@ _SLICE = 1 << 22
 
 
 class RoundedWeights(Weights):
-    """`weights` seen through a quantiser. type: a preset of quantize_plan or a GGUF type; ValueError for another."""
+    """`weights` seen through a quantiser. type: a name that quantize_plan knows; ValueError for another."""
 
     def __init__(self, weights: Weights, spec: Spec, type: str, threads: int | None = None) -> None:
         self._weights, self._threads = weights, threads
-        self.plan = Plan(type, len(spec.layers))
+        self.plan = Plan.of(spec, type)
         self._kinds: dict[str, str] = {}
         for tensor in spec.tensors():
             if len(tensor.shape) > 1 and self._is_float(tensor.name):
