@@ -183,7 +183,7 @@ void lw_gemm_task(void *arg, int64_t task, int worker) {
                      .panel0 = lw_split(p->steps, p->ranges, range) * p->step,
                      .panel1 = lw_min(lw_split(p->steps, p->ranges, range + 1) * p->step, p->w->panels),
                      .slab = p->slabs ? p->slabs + worker * p->slab_size : NULL,
-                     .packed = p->packed + (size_t)worker * p->packed_bytes};
+                     .packed = p->packed ? p->packed + (size_t)worker * p->packed_bytes : NULL};
     ALIGN(64) float aside[2][SUMS];
     int held = 0;
     if (p->matrix) j.held = &held, j.aside = aside[0], j.before = aside[1];

@@ -65,6 +65,7 @@ static void look(void *arg, int64_t panel, int worker)
     if (!lanes) return;
     int64_t row = panel * LW_LANES, known = atomic_load(&job->first);
     while (!(lanes & 1)) lanes >>= 1, row++;
+    if (row >= w->n) return;                 /* what borrowed lines hold beside the weight */
     while (row < known && !atomic_compare_exchange_weak(&job->first, &known, row)) continue;
 }
 

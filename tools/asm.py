@@ -30,13 +30,16 @@ from itertools import pairwise
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
-# A tile is a function named KIND_RxP: rows x panels. Whatever kind a table has is found by its name alone.
-SYMBOL = re.compile(r"^[0-9a-f]+ <(([a-z][a-z0-9]*)_(\d+)x(\d+))(?:\.\w+)*>:$")
+# A tile is a function named KIND_RxP: rows x panels. Whatever kind a table has is found by its name alone. On tile
+# registers what multiplies may also be KIND_WORD, or KIND_WORD_RxP.
+SYMBOL = re.compile(r"^[0-9a-f]+ <([a-z][a-z0-9]*_\d+x\d+|amx[a-z0-9]+_\w+)(?:\.\w+)*>:$")
+SHAPE = re.compile(r"_(\d+)x(\d+)")
 LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?:\{\w+\}\s+)?(\S+)\s*(.*?)(?:\s+[#<].*)?$")
 FMA = re.compile(
-    r"vfn?m(add|sub)\w*|vdpbf16ps|vpdp[bw][su]{2}ds?|vpmaddwd|vpmaddubsw|tdpbf16ps|tdpbsud"
+    r"vfn?m(add|sub)\w*|vdpbf16ps|vpdp[bw][su]{2}ds?|vpmaddwd|vpmaddubsw|tdp\w+"
     r"|fmla|fmls|bfdot|bfmlal[bt]|[su]dot|[su]mmla|usdot"
 )
+MATRIX = re.compile(r"tdp\w+")
 MOVE = re.compile(r"(vmovap[sd]|vmovup[sd]|vmovdq\w+|mov[qls]?)$")
 STACK = re.compile(r"%rsp|%esp|\[sp\b")
 JUMP = re.compile(r"(j[a-z]+|b\.\w+|cbn?z|tbn?z|b)$")
@@ -102,18 +105,34 @@ class Tile:
     name: str
     code: list[Instruction]
 
+    @property
+    def matrix(self) -> bool:
+        return on_matrix(self.code)
+
+    @property
+    def rows(self) -> int:
+        """Of activations; 0 where the name does not say."""
+        found = SHAPE.search(self.name)
+        return int(found[1]) if found else 0
+
     def loops(self) -> list[list[Instruction]]:
         """The bodies of the innermost loops that multiply (a loop of prefetches may lie within), the one with most
-        multiply-adds first."""
+        multiply-adds first. Where tile registers multiply, only those that do it with them."""
         spans = {(i.target, i.at) for i in self.code if i.target is not None and i.target <= i.at}
         found = {s: [i for i in self.code if s[0] <= i.at <= s[1]] for s in spans}
-        found = {s: body for s, body in found.items() if fmas(body)}
+        found = {s: body for s, body in found.items() if (on_matrix(body) if self.matrix else fmas(body))}
         inner = [s for s in found if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in found)]
         return sorted((found[s] for s in sorted(inner)), key=fmas, reverse=True)
 
 
+def on_matrix(body: list[Instruction]) -> bool:
+    return any(MATRIX.fullmatch(i.word) for i in body)
+
+
 def fmas(body: list[Instruction]) -> int:
-    return sum(bool(FMA.fullmatch(i.word)) for i in body)
+    """Multiply-adds: of tile registers, where there are any; else of vectors."""
+    counted = MATRIX if on_matrix(body) else FMA
+    return sum(bool(counted.fullmatch(i.word)) for i in body)
 
 
 def model(body: list[Instruction]) -> dict[str, float]:
@@ -206,12 +225,18 @@ def tiles(isa: str, file: Path) -> list[Tile]:
     for line in text.splitlines():
         if line.endswith(">:"):
             symbol = SYMBOL.match(line)
-            current = Tile(isa, symbol.group(1), []) if symbol else None
+            current = Tile(isa, symbol[1], []) if symbol else None
             if current:
                 found.append(current)
         elif current and (match := LINE.match(line)):
             current.code.append(Instruction(int(match.group(1), 16), match.group(2), match.group(3)))
-    return sorted(found, key=lambda t: (t.name.split("_")[0], *map(int, re.findall(r"_(\d+)x(\d+)", t.name)[0])))
+    found = [t for t in found if t.matrix or not t.name.startswith("amx")]  # others finish what those multiply
+
+    def order(tile: Tile) -> tuple[str, list[int], str]:
+        shape = SHAPE.search(tile.name)
+        return tile.name.split("_")[0], [int(n) for n in shape.groups()] if shape else [], tile.name
+
+    return sorted(found, key=order)
 
 
 # ---- what it says ----
@@ -231,13 +256,14 @@ def vector_spills(tile: Tile) -> int:
 
 
 def by_blocks(tile: Tile) -> bool:
-    """Tiles of quantised weights work block by block: between blocks, pointers and scales may wait on the stack."""
-    return tile.name.startswith("quant")
+    """Tiles of quantised weights work block by block: between blocks, pointers and scales may wait on the stack. So
+    they may between the products of tile registers, which take 16 cycles each; a buffer of sums lies there, too."""
+    return tile.matrix or tile.name.startswith("quant")
 
 
 def row(tile: Tile) -> tuple[list[str], bool]:
     """Cells of the table, and whether the tile is good: a loop that multiplies, and nothing of it on the stack but
-    between the blocks of quantised weights.
+    between the blocks of quantised weights, or the products of tile registers.
     """
     loops = tile.loops()
     if not loops:
@@ -245,7 +271,7 @@ def row(tile: Tile) -> tuple[list[str], bool]:
     body, stack = loops[0], spills(tile)
     cycles = model(body)
     bound = max(cycles, key=lambda name: (cycles[name], name == "multiply"))
-    known = cycles["multiply"] > 0  # vectors of x86; others are not modelled
+    known = cycles["multiply"] > 0 and not tile.matrix  # vectors of x86; others are not modelled
     share = f"{cycles['multiply'] / cycles[bound]:.0%}" if known else "-"
     cells = [fmas(body), len(body), sum(i.memory for i in body), sum(i.move for i in body)]
     return [

@@ -319,9 +319,11 @@ static void test_driver(const lw_kernels *t, int threads)
 
 int main(void)
 {
+    int tables = 0;
     for (int i = 0; i < lw_isa_list_count; i++) {
         const lw_kernels *t = lw_isa_list[i].kernels;
         if (!t->matrix_rows || lw_isa_list[i].missing()) continue;
+        tables++;
         CHECK(t->matrix_quant != NULL, "%s: no products of quantised weights", t->name);
         test_dot(t);
         test_int8(t);
@@ -330,5 +332,8 @@ int main(void)
         CHECK(t->peak_bf16(3) > 0 && t->peak_int8(3) > 0, "peaks");
         check_released(t);
     }
+#ifdef __x86_64__
+    CHECK(tables, "no table with tile registers: neither this machine's nor an emulated one (LW_TEST_TABLES and SIMDe)");
+#endif
     return report();
 }

@@ -1,8 +1,11 @@
-"""Fuzzes the readers with atheris: python tests/fuzz/run.py [TARGET ...] [-runs=N] [--total N] [libFuzzer options]
+"""Fuzzes the readers with atheris, and the C that packs what they read: python tests/fuzz/run.py [TARGET ...] [-runs=N]
+[--total N] [libFuzzer options]
 
 Without a target, all of them one after another. Anything but LoadError is a finding, and so is more than a second of
 the processor or 512 MiB. A finding is written to build/fuzz/ with the command that repeats it, and ends the run with
 1. Starting points are made anew (`targets.py`); what is found to reach new code is kept in build/fuzz/corpus.
+The target `pack` is a program of its own, csrc/tests/fuzz_pack.c, which `make fuzz` builds; without clang it draws its
+inputs.
 
 --total N: so many executions of all targets together, in rounds, at low priority; build/fuzz/counts.json has how many
 there have been, so that it can be stopped and started again. tests/fuzz/run.py TARGET FILE repeats one input.
@@ -29,7 +32,8 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 PLACE = TESTS.parent / "build" / "fuzz"
-NAMES = ("gguf", "safetensors", "config", "quantised", "tokenizer")
+NATIVE = "pack"
+NAMES = ("gguf", "safetensors", "index", "config", "quantised", "tokenizer", "importance", "cache", NATIVE)
 SECONDS, MEMORY = 1.0, 512 << 20
 HANG = 1200  # by the clock, for what never comes back: a stopped or loaded machine must not look like it
 REBASED = 1000  # executions: atheris itself keeps up to 2.5 KB of each, which is not to count as the reader's
@@ -104,10 +108,27 @@ def child(name: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
+def native(arguments: list[str]) -> list[str]:
+    """The command of the target in C, as it was built last: for libFuzzer, or drawing its inputs."""
+    programs = [PLACE.parent / folder / "fuzz_pack" for folder in ("libfuzzer", "asan")]
+    built = [program for program in programs if program.exists()]
+    if not built:
+        raise SystemExit(f"{NATIVE}: not built; `make fuzz` builds it")
+    program = max(built, key=lambda program: program.stat().st_mtime)
+    corpus = PLACE / "corpus" / NATIVE
+    corpus.mkdir(parents=True, exist_ok=True)
+    command = [str(program), f"-artifact_prefix={PLACE}/{NATIVE}-", *arguments]
+    if program.parent.name == "libfuzzer":
+        command[1:1] = ["-max_len=8192", f"-timeout={HANG}", "-rss_limit_mb=2048"]
+        if all(argument.startswith("-") for argument in arguments):
+            command.append(str(corpus))
+    return command
+
+
 def run(name: str, arguments: list[str], show: bool) -> tuple[int, float]:
     """One target in a process of its own: (executions, seconds). SystemExit when it finds something."""
     start = time.monotonic()
-    command = [sys.executable, __file__, "--child", name, *arguments]
+    command = native(arguments) if name == NATIVE else [sys.executable, __file__, "--child", name, *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(  # atheris prints the traceback of a finding to stdout, libFuzzer all else to stderr
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment

@@ -6,6 +6,7 @@ LoadError is the one exception that a target lets pass.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import random
 import sys
@@ -17,15 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from lanewise import _native
 from lanewise.errors import LoadError
-from lanewise.model import files, gguf_model
+from lanewise.model import files, gguf_model, packed_cache
 from lanewise.model.arch import build
 from lanewise.model.config import Config
 from lanewise.model.gguf import open_gguf
 from lanewise.model.gguf_arrays import GgufArray
 from lanewise.model.gguf_tokenizer import read_tokenizer
+from lanewise.model.importance import read_importance, write_importance
 from lanewise.model.quantised import QuantisedWeights, read_scheme
-from lanewise.model.safetensors import open_weights
+from lanewise.model.quantize import check_importance
+from lanewise.model.safetensors import INDEX, open_weights
 from lanewise.tokenizer import TOKENIZER, Tokenizer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
@@ -200,10 +204,132 @@ def tokenizer_seeds() -> Iterator[bytes]:
                 yield data
 
 
+def index(data: bytes, folder: Path) -> None:
+    """model.safetensors.index.json beside two shards that are as they should be."""
+    for name, tensors in SHARDS.items():
+        if not (folder / name).exists():
+            writers.write(folder / name, {tensor: (np.ones((2, 3), np.float32), "F32") for tensor in tensors})
+    (folder / INDEX).write_bytes(data)
+    with open_weights(folder) as weights:
+        for name in weights:
+            assert weights.array(name).shape == (2, 3)
+
+
+SHARDS = {"a.safetensors": ["t.0", "t.1"], "b.safetensors": ["u"]}
+
+
+def index_seeds() -> Iterator[bytes]:
+    where = {tensor: name for name, tensors in SHARDS.items() for tensor in tensors}
+    for whole in ({}, {"metadata": {}}, {"metadata": {"total_size": 72}}, {"metadata": None}, {"other": [1, {}]}):
+        yield json.dumps(whole | {"weight_map": where}).encode()
+    for wrong in ("a/b.safetensors", "../b.safetensors", "c.safetensors", "a.safetensors", "", INDEX, ".", "\0", 1):
+        yield json.dumps({"weight_map": where | {"u": wrong}}).encode()
+
+
+def importance(data: bytes, folder: Path) -> None:
+    """The file of `lanewise calibrate`; what is read is fit for the quantiser."""
+    path = folder / "imatrix.gguf"
+    path.write_bytes(data)
+    for values in read_importance(path).values():
+        check_importance(values, len(values))
+
+
+def importance_seeds() -> Iterator[bytes]:
+    sums = {f"blk.{i}.ffn_up.weight": np.arange(32.0 * (i + 1)) for i in range(3)}
+    for many in range(1, 4):
+        for count in (1, 1000):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "m"
+                write_importance(path, dict(list(sums.items())[:many]), count, text="t", chunk=512)
+                yield path.read_bytes()
+    yield plain().build()
+
+
+def cache(data: bytes, folder: Path) -> None:
+    """The packed cache: a line of JSON, the stamp, and then the entry; whatever they are, no exception leaves it.
+
+    The stamp's "now" becomes that of the source. Most inputs get the header's digest that they need to be read on."""
+    line, _, rest = data.partition(b"\n")
+    entry = _entry(folder)
+    with contextlib.suppress(ValueError, RecursionError):
+        memo = json.loads(line)
+        if isinstance(memo, dict) and memo.get("stamps") == "now":
+            line = json.dumps(memo | {"stamps": [stamp for _, stamp in entry.sources]}).encode()
+    begin = int.from_bytes(rest[24:32], "little")
+    if len(rest) >= 64 and begin % 8 == 0 and begin <= len(rest):
+        rest = rest[:32] + hashlib.sha256(rest[:32] + rest[64:begin]).digest() + rest[64:]
+    entry.path.write_bytes(rest)
+    entry.path.with_suffix(".stamp").write_bytes(line)
+    found = entry.read(CONTEXT)
+    assert (found is not None) == (entry.state == "mapped")
+    for weight in found or ():
+        weight.unpack(0, np.empty((weight.n, weight.k), np.float32))
+
+
+CONTEXT = _native.Context("scalar", 1)
+ORDER = np.arange(64, dtype=np.int32)[::-1].copy()
+PLAN = [packed_cache.Planned("q4_0", 3, 64, ORDER), packed_cache.Planned("float32", 17, 5)]
+
+
+def _entry(folder: Path) -> packed_cache.Entry:
+    source = folder / "m.gguf"
+    if not source.exists():
+        source.write_bytes(b"what the matrices were made from")
+    entry = packed_cache.open_entry(folder, [(source, source.stat())], {"dtype": "auto", "quantize": None}, PLAN)
+    assert entry is not None
+    return entry
+
+
+def cache_seeds() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        entry = _entry(Path(folder))
+        writer = packed_cache.Writer(entry)
+        for format, n, k, order in PLAN:
+            writer.add(CONTEXT, _native.Weight(format, n, k, None, order))
+        writer.finish()
+        assert entry.state == "written"
+        data = entry.path.read_bytes()
+        memo = {"stamps": "now", "content": entry.content()}
+    for line in (memo, {}, memo | {"content": "0"}, memo | {"content": None}, [memo]):
+        yield json.dumps(line).encode() + b"\n" + data
+
+
+def cache_mutator(data: bytes, rng: random.Random) -> bytes | None:
+    line, _, rest = data.partition(b"\n")
+    move = rng.random()
+    if move < 0.2:
+        made = mutators.text(line, rng)
+        return None if made is None or b"\n" in made else made + b"\n" + rest
+    if len(rest) < 64:
+        return None
+    if move < 0.6:
+        changed = _with_header(rest, rng)
+        return None if changed is None else line + b"\n" + changed
+    if move < 0.8:
+        at, size = rng.choice(((0, 8), (8, 4), (12, 4), (16, 8), (24, 8)))
+        number = rng.choice(mutators.NUMBERS) % 2 ** (8 * size)
+        return line + b"\n" + rest[:at] + number.to_bytes(size, "little") + rest[at + size :]
+    if move < 0.9:
+        return line + b"\n" + rest[: rng.randrange(len(rest))]
+    return line + b"\n" + rest + bytes(rng.randrange(1, 65))
+
+
+def _with_header(rest: bytes, rng: random.Random) -> bytes | None:
+    """An entry whose JSON header is changed, of its new length; the lines stay where they are if there is room."""
+    length, begin = int.from_bytes(rest[16:24], "little"), int.from_bytes(rest[24:32], "little")
+    made = mutators.text(rest[64 : 64 + length], rng)
+    if made is None or begin > len(rest):
+        return None
+    return rest[:16] + len(made).to_bytes(8, "little") + rest[24:64] + made.ljust(begin - 64, b"\0") + rest[begin:]
+
+
 TARGETS = {
     "gguf": Target(gguf, gguf_seeds, mutators.gguf),
     "safetensors": Target(safetensors, safetensors_seeds, mutators.safetensors),
     "config": Target(config, config_seeds, mutators.text),
     "quantised": Target(quantised, quantised_seeds, quantised_mutator),
     "tokenizer": Target(tokenizer, tokenizer_seeds, mutators.text),
+    "index": Target(index, index_seeds, mutators.text),
+    "importance": Target(importance, importance_seeds, mutators.gguf),
+    "cache": Target(cache, cache_seeds, cache_mutator),
 }

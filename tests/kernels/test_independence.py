@@ -16,7 +16,8 @@ import strategies as s
 from lanewise import kernels as k
 from tables import usable_tables
 
-THREADS = (2, 3, 5)
+THREADS = range(2, 9)
+ROWS = 64
 DTYPES = st.sampled_from(["float32", "bfloat16"])
 
 
@@ -34,6 +35,26 @@ def check_gemm_rows(table: str, m: int, n: int, depth: int, dtype: str = "float3
                 oracle.assert_same_bits(alone, whole[i : i + 1], f"row {i}")
             shuffled = k.gemm(a[order], packed, bias=bias, residual=residual[order], exact=exact)
             oracle.assert_same_bits(shuffled, whole[order], "order")
+
+
+def check_every_count(
+    table: str, packed: k.PackedMatrix, a: np.ndarray, wanted: np.ndarray, every: bool = True, exact: bool = True
+) -> None:
+    """Products of 1 to ROWS rows on 1 to 8 threads are made of `wanted`, a row each. every: all pairs of both; else
+    each number of rows on one thread and on one other number of them."""
+    with k.isa(table):
+        for n_threads in range(1, 9):
+            with k.threads(n_threads):
+                for m in range(1, ROWS + 1):
+                    if every or n_threads in (1, 2 + m % 7):
+                        got = k.gemm(a[ROWS - m :], packed, exact=exact)
+                        oracle.assert_same_bits(got, wanted[ROWS - m :], f"{m} rows, {n_threads} threads")
+
+
+def row_by_row(table: str, packed: k.PackedMatrix, a: np.ndarray, exact: bool = True) -> np.ndarray:
+    """The products of a's rows, each by itself on one thread."""
+    with k.isa(table), k.threads(1):
+        return np.concatenate([k.gemm(row[None], packed, exact=exact) for row in a])
 
 
 def check_gemm_columns(table: str, m: int, n: int, depth: int, dtype: str = "float32") -> None:
@@ -199,15 +220,30 @@ def test_gemm_rows(table: str, m: int, n: int, depth: int, dtype: str, seed: int
 
 @pytest.mark.parametrize("depth", [1, 600, 2100])
 def test_gemm_rows_of_every_number(table: str, depth: int) -> None:
-    """Every number of rows up to two tiles and more, across blocks of k."""
-    a, w = s.normal(1, (27, depth)), s.normal(2, (17, depth))
-    bias, residual = s.normal(3, 17), s.normal(4, (27, 17))
+    """Every number of rows up to several tiles, across blocks of k, against each row by itself."""
+    a, w = s.normal(1, (ROWS, depth)), s.normal(2, (17, depth))
+    bias, residual = s.normal(3, 17), s.normal(4, (ROWS, 17))
     with k.isa(table):
         packed = k.pack(w)
-        whole = k.gemm(a, packed, bias=bias, residual=residual)
-        for m in range(1, 6 if table == "scalar" else 27):
+        rows = [k.gemm(a[i : i + 1], packed, bias=bias, residual=residual[i : i + 1]) for i in range(ROWS)]
+        wanted = np.concatenate(rows)
+        for m in range(1, ROWS + 1):
             got = k.gemm(a[:m], packed, bias=bias, residual=residual[:m])
-            oracle.assert_same_bits(got, whole[:m], f"{m} rows")
+            oracle.assert_same_bits(got, wanted[:m], f"{m} rows")
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "bfloat16, fast", "int8", "int8 sums"])
+def test_rows_threads_and_tables(table: str, kind: str) -> None:
+    """1 to 64 rows on 1 to 8 threads: the bits of the scalar table, of one row on one thread. Ten panels, the last one
+    and k in part, are as few as threads share; without the rounding of `fast` every table has the same bits."""
+    dtype, exact = kind.split(maxsplit=1)[0].rstrip(","), kind != "bfloat16, fast"
+    a, w = s.normal(1, (ROWS, 71)), s.normal(2, (149, 71))
+    if kind == "int8 sums":
+        a, w = np.rint(np.clip(20 * a, -128, 127)).astype(np.int8), np.rint(np.clip(20 * w, -128, 127)).astype(np.int8)
+    packed = k.pack(w, dtype)
+    wanted = row_by_row("scalar" if exact else table, packed, a, exact)
+    assert wanted.dtype == (np.int32 if kind == "int8 sums" else np.float32)
+    check_every_count(table, packed, a, wanted, exact=exact)
 
 
 @pytest.mark.parametrize("depth", [1, 31, 64, 200])

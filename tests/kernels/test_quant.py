@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from test_independence import check_every_count, row_by_row
 
 import oracle
 import quants as q
@@ -270,6 +272,21 @@ def check_rows(table: str, name: str, n: int, depth: int, seed: int = 0) -> None
 @pytest.mark.parametrize("name", q.NAMES)
 def test_rows_are_independent(table: str, name: str) -> None:
     check_rows(table, name, 37, 512)
+
+
+@functools.cache
+def one_by_one(name: str) -> tuple[k.PackedMatrix, q.Array, q.Array]:
+    """Weights of 18 panels, which threads share, the last one and, where the type can, k in part; rows of activations;
+    the products of each row by itself in scalar C."""
+    depth = 544 if name in q.SMALL else 512
+    packed, a = k.pack_blocks(q.blocks(name, 277, depth, 1), name), s.normal(6, (64, depth))
+    return packed, a, row_by_row("scalar", packed, a)
+
+
+@pytest.mark.parametrize("name", q.NAMES)
+def test_rows_threads_and_tables(table: str, name: str) -> None:
+    """1 to 64 rows on 1 to 8 threads: the bits of the scalar table, of one row on one thread."""
+    check_every_count(table, *one_by_one(name), every=not table.startswith(("scalar", "emulated_")))
 
 
 @pytest.mark.parametrize("name", q.NAMES)
