@@ -54,7 +54,7 @@ typedef struct lw_quant {
 /* Rows of lw_quants: the formats (format - LW_Q4_0), then the expanded forms. */
 enum { LW_QUANT_FORMATS = LW_IQ3_S_W - LW_Q4_0 + 1,
        LW_X32_8 = LW_QUANT_FORMATS, LW_X32_2, LW_X32_0, LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_1,
-       LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_X32F_FINE,
+       LW_X32_FINE, LW_X256_0, LW_X16W_2, LW_X32F_FINE, LW_X32_FINE_2,
        LW_Q2_K_FOLD, LW_QUANTS };
 enum { LW_SUPER = 256, LW_PIECE = 32,
        LW_QUANT_LOW_ROWS = 6,     /* tiles of more rows ask for the rows of c themselves */
@@ -63,7 +63,8 @@ enum { LW_SUPER = 256, LW_PIECE = 32,
 static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_Q4_0 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16, LW_MIN_NONE, 32, 8, 8, 256, 256, 32, 18, LW_X32_8},
     [LW_Q4_1 - LW_Q4_0] = {LW_CODE_NIBBLE, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 8, 512, 256, 32, 20, LW_X32F_2},
-    [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_2},
+    [LW_Q5_0 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16, LW_MIN_NONE, 32, 16, 4, 256, 320, 32, 22, LW_X32_FINE, 1, 0,
+                           LW_X32_FINE_2},
     [LW_Q5_1 - LW_Q4_0] = {LW_CODE_NIBBLE_BIT, LW_SCALES_F16M, LW_MIN_FLOAT, 32, 0, 4, 512, 320, 32, 24, LW_X32F_FINE, 1},
     [LW_Q8_0 - LW_Q4_0] = {LW_CODE_LINE, LW_SCALES_F16, LW_MIN_NONE, 32, 128, 0, 256, 512, 32, 34, LW_X32_FINE, 1},
     [LW_Q2_K - LW_Q4_0] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, 16, 0, 8, 320, 128, 256, 84, LW_X256I_2, 0, 1, 0, 8, LW_Q2_K_FOLD},
@@ -91,6 +92,7 @@ static const lw_quant lw_quants[LW_QUANTS] = {
     [LW_X256_0] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, LW_SUPER, 124, 0, 64, 512, 0, 0, 0, 0, 1},
     [LW_X16W_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 16, 1, 2, 1088, 512, 0, 0, 0, 0, 1},
     [LW_X32F_FINE] = {LW_CODE_LINE, LW_SCALES_F32M, LW_MIN_FLOAT, 32, 0, 2, 1024, 512, 0, 0, 0, 1},
+    [LW_X32_FINE_2] = {LW_CODE_LINE, LW_SCALES_F32, LW_MIN_NONE, 32, 1, 2, 512, 512, 0, 0, 0, 1},
     [LW_Q2_K_FOLD] = {LW_CODE_TWO, LW_SCALES_K2, LW_MIN_INT, LW_SUPER, 0, 0, 320, 128, 0, 0, 0, 0, 1},
 };
 static inline const lw_quant *lw_quant_of(lw_format format) { return &lw_quants[format - LW_Q4_0]; }

@@ -72,7 +72,7 @@ def values(name: str, raw: Array) -> Array:
     return expand(raw, STORED[name])
 
 
-FINE = ("q5_1", "q8_0")  # activations have a scale per 32
+FINE = ("q5_0", "q5_1", "q8_0")  # activations have a scale per 32
 
 
 def quantised(a: Array, name: str) -> tuple[Array, Array]:

@@ -1,12 +1,14 @@
 """Measure what quantising costs, and write the tables of docs/quantisation.md.
 
-    python tools/measure_quantisation.py quality NAME MODEL TEXT   # perplexity, KL divergence, agreement per type
-    python tools/measure_quantisation.py wide NAME MODEL TEXT      # the same for blocks of 256, laid over the rows
-    python tools/measure_quantisation.py errors MODEL ...          # squared error and speed of the quantiser itself
+    python tools/measure_quantisation.py quality NAME MODEL TEXT      # perplexity, KL divergence, agreement per type
+    python tools/measure_quantisation.py engines NAME MODEL TEXT ...  # KL divergence of lanewise and of llama.cpp
+    python tools/measure_quantisation.py errors MODEL ...             # squared error and speed of the quantiser itself
 
 TEXT is a file, or "grammar" for fresh documents of the built-in model's own grammar. The first half of it serves for
 the importance, the second is what is measured. llama.cpp's quantiser stands beside ours where llama-cpp-python is
-installed: the same types for the same tensors, run by the same engine.
+installed: the same types for the same tensors, run by the same engine. `engines` needs it: the same file, run by
+either. MODEL is a folder; with --widen it is first written with widths that are multiples of 256
+(tools/widen_model.py), so that the types with such blocks fit.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine_divergence import Figures, excess, ours, theirs
+from widen_model import widen
 
 import lanewise
 from lanewise.model.calibrate import collect
@@ -33,10 +37,14 @@ from lanewise.model.gguf_types import TYPES
 from lanewise.model.gguf_writer import Declared, GgufWriter, value_of
 from lanewise.model.importance import read_importance, write_importance
 from lanewise.model.quantize import WRITABLE, dequantize_rows, kind_of, quantize_rows
+from lanewise.model.quantize_plan import PRESETS
 from lanewise.model.source import open_source
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "quantisation.md"
 NUMBERS = {kind.name: number for number, kind in TYPES.items()}
+NARROW = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0", "MXFP4")
+WIDE = ("Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K")
+READ_ONLY = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0")
 BLOCKS = [name for name in WRITABLE if name not in ("F32", "F16", "BF16")]
 Rows = Any
 
@@ -55,7 +63,7 @@ def peer() -> Callable[[Rows, str, Any], Rows] | None:
     function.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
 
     def quantize(rows: Rows, name: str, weights: Any = None) -> Rows:
-        kind, rows = kind_of(name), np.ascontiguousarray(rows, np.float32)
+        kind, rows = TYPES[NUMBERS[name]], np.ascontiguousarray(rows, np.float32)
         out = np.empty((len(rows), rows.shape[1] // kind.block * kind.size), np.uint8)
         w = None if weights is None else np.ascontiguousarray(weights, np.float32)
         given = None if w is None else w.ctypes.data
@@ -87,46 +95,32 @@ def chunks_of(llm: Any, texts: list[str], context: int, most: int) -> list[Any]:
     return [np.array(ids[s : s + context], np.int32) for s in range(0, min(len(ids), most) - context + 1, context)]
 
 
-def log_softmax(logits: Rows) -> Rows:
-    x = logits.astype(np.float64)
-    x -= x.max(axis=1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+def compare(path: Path | str, chunks: list[Any], reference: list[Any] | None) -> tuple[Figures, list[Any]]:
+    """Figures of a model against the logits of another (None: itself), and its own logits."""
+    logits = ours(path, chunks)
+    return Figures.of(chunks, reference or logits, logits), logits
 
 
-def compare(path: Path | str, chunks: list[Any], reference: list[Any] | None) -> tuple[dict[str, float], list[Any]]:
-    """Figures of a model against the logits of another, and its own logits."""
-    nll = kl = same = rows = 0.0
-    kept = []
-    with lanewise.load(path, dtype="auto", numerics="exact") as llm:
-        for i, ids in enumerate(chunks):
-            logits = llm.logits(ids)
-            kept.append(logits)
-            log_q = log_softmax(logits)
-            nll -= log_q[np.arange(len(ids) - 1), ids[1:]].sum()
-            log_p = log_softmax(reference[i]) if reference else log_q
-            kl += (np.exp(log_p) * (log_p - log_q)).sum()
-            same += (log_p.argmax(axis=1) == log_q.argmax(axis=1)).sum()
-            rows += len(ids)
-    return {"ppl": float(np.exp(nll / (rows - len(chunks)))), "kl": kl / rows, "same": same / rows}, kept
-
-
-def as_peer(plain: Path, ours: Path, target: Path, quantize: Any, importance: dict[str, Any] | None) -> None:
-    """A file like `ours`, its blocks made by llama.cpp of the float32 rows in `plain`."""
-    with open_gguf(plain) as source, open_gguf(ours) as like:
+def as_peer(
+    plain: Path, made: Path, target: Path, quantize: Any, importance: dict[str, Any] | None, instead: str = ""
+) -> None:
+    """A file like `made`, its blocks made by llama.cpp of the float32 rows in `plain`; of `instead` where Q4_K is."""
+    with open_gguf(plain) as source, open_gguf(made) as like:
         pairs = {key: value_of(value, like.types[key]) for key, value in like.metadata.items()}
-        tensors = [Declared(t.name, t.type.name, t.shape) for t in like.tensors.values()]
+        kinds = {t.name: instead if instead and t.type.name == "Q4_K" else t.type.name for t in like.tensors.values()}
+        tensors = [Declared(t.name, kinds[t.name], t.shape) for t in like.tensors.values()]
         with GgufWriter(target, pairs, tensors, overwrite=True) as writer:
             for t in like.tensors.values():
                 if t.type.name in BLOCKS:
                     w = None if importance is None else importance.get(t.name)
-                    writer.write(t.name, quantize(source.array(t.name), t.type.name, w))
+                    writer.write(t.name, quantize(source.array(t.name), kinds[t.name], w))
                 else:
                     writer.write(t.name, like.rows(t.name))
 
 
-def quality(name: str, model: str, text: str, most: int) -> str:
+def quality(name: str, model: str, text: str, most: int, types: tuple[str, ...]) -> str:
     """The table of one model."""
-    theirs = peer()
+    other = peer()
     texts = texts_of(text)
     half = len(texts) // 2
     with lanewise.load(model) as llm:
@@ -136,68 +130,70 @@ def quality(name: str, model: str, text: str, most: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         plain = quantize_model(model, at / "f32.gguf", type="F32", tokenizer=False)
-        with open_source(model) as opened:
-            sums, count = collect(opened.spec, opened.weights, seen)
-        write_importance(at / "i.gguf", sums, count, text=text, chunk=context)
-        importance = read_importance(at / "i.gguf")
+        importance = importance_of(model, seen, at / "i.gguf", text)
         figures, reference = compare(at / "f32.gguf", chunks, None)
         rows = sum(len(ids) for ids in chunks)
-        lines.append(f"**{name}**: {plain['weights']:,} weights, {rows:,} tokens, perplexity {figures['ppl']:.4f}")
+        lines.append(f"**{name}**: {plain['weights']:,} weights, {rows:,} tokens, perplexity {figures.perplexity:.4f}")
         lines += ["", "| type | bits | quantiser | perplexity | KL (1e-3) | same top token |", "|---" * 6 + "|"]
-        for kind in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0", "MXFP4"):
-            for file, label in variants(model, kind, at, importance, theirs):
+        for kind in types:
+            for file, label in variants(model, kind, at, importance, other):
                 found, _ = compare(file, chunks, reference)
                 bits = 8 * found_bytes(file) / plain["weights"]
-                shown = f"{found['ppl']:.4f} | {found['kl'] * 1e3:.3f} | {found['same']:.2%}"
-                lines.append(f"| {kind} | {bits:.2f} | {label} | {shown} |")
+                lines.append(f"| {kind} | {bits:.2f} | {label} | {found} |")
                 print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
-def flattened(plain: Path, target: Path, kind: str, quantize: Any) -> int:
-    """A float32 file with the values that blocks of 256 give; bytes that its matrices would take.
-
-    No width here is a multiple of 256, so a block runs on over the ends of rows. Embedding and head are Q8_0.
-    """
-    size = 0
-    with open_gguf(plain) as source:
-        pairs = {key: value_of(value, source.types[key]) for key, value in source.metadata.items()}
-        declared = [Declared(t.name, "F32", t.shape) for t in source.tensors.values()]
-        with GgufWriter(target, pairs, declared, overwrite=True) as writer:
-            for t in declared:
-                values = np.asarray(source.array(t.name), np.float32)
-                if len(t.shape) == 2:
-                    name = "Q8_0" if t.name in ("token_embd.weight", "output.weight") else kind
-                    blocks = quantize(values.reshape(-1, kind_of(name).block), name, None)
-                    values, size = dequantize_rows(blocks, name), size + blocks.nbytes
-                else:
-                    size += values.nbytes
-                writer.write(t.name, values)
-    return size
+def importance_of(model: str, chunks: list[Any], path: Path, text: str) -> dict[str, Any]:
+    """Written to `path`, and read again."""
+    with open_source(model) as opened:
+        sums, count = collect(opened.spec, opened.weights, chunks)
+    write_importance(path, sums, count, text=text, chunk=len(chunks[0]))
+    return read_importance(path)
 
 
-def wide(name: str, model: str, text: str, most: int) -> str:
-    """The table of one model for blocks of 256."""
-    texts = texts_of(text)
+# ---- engines ----
+
+
+def engines(name: str, model: str, texts: list[str], most: int, types: tuple[str, ...]) -> str:
+    """The table of one model: each file run by lanewise and by llama.cpp, over the second half of each text."""
     with lanewise.load(model) as llm:
-        chunks = chunks_of(llm, texts[len(texts) // 2 :], min(256, llm.context), most)
+        context = min(256, llm.context)
+        halves = [texts_of(text)[len(texts_of(text)) // 2 :] for text in texts]
+        chunks = [chunks_of(llm, half, context, most) for half in halves]
+        seen = chunks_of(llm, texts_of(texts[0])[: len(texts_of(texts[0])) // 2], context, most)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        plain = quantize_model(model, at / "f32.gguf", type="F32", tokenizer=False)
-        figures, reference = compare(at / "f32.gguf", chunks, None)
-        rows = sum(len(ids) for ids in chunks)
-        lines = [f"**{name}**: {plain['weights']:,} weights, {rows:,} tokens, perplexity {figures['ppl']:.4f}"]
-        lines += ["", "| type | bits | quantiser | perplexity | KL (1e-3) | same top token |", "|---" * 6 + "|"]
-        for kind in ("Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K"):
-            for label, quantize in (("lanewise", quantize_rows), ("llama.cpp", peer())):
-                if quantize is None:
-                    continue
-                bits = 8 * flattened(at / "f32.gguf", at / "q.gguf", kind, quantize) / plain["weights"]
-                found, _ = compare(at / "q.gguf", chunks, reference)
-                shown = f"{found['ppl']:.4f} | {found['kl'] * 1e3:.3f} | {found['same']:.2%}"
-                lines.append(f"| {kind} | {bits:.2f} | {label} | {shown} |")
-                print(lines[-1], flush=True)
+        plain = quantize_model(model, at / "f32.gguf", type="F32")
+        reference = [ours(at / "f32.gguf", part) for part in chunks]
+        importance = importance_of(model, seen, at / "i.gguf", texts[0])
+        head = [f"{Path(text).name}, {len(part) * context:,}" for text, part in zip(texts, chunks, strict=True)]
+        lines = [f"**{name}**: {plain['weights']:,} weights", "", "| type | " + " | ".join(head) + " |"]
+        lines.append("|---" * (1 + len(texts)) + "|")
+        for kind in types:
+            file, cells = file_of(kind, model, at, importance), []
+            for part, wanted in zip(chunks, reference, strict=True):
+                mine, other = (Figures.of(part, wanted, run(file, part)) for run in (ours, theirs))
+                more, error = (f"{100 * x:.1f}" for x in excess(mine, other, context))
+                sign = "" if more.startswith("-") else "+"
+                kl = " / ".join(f"{1e3 * f.kl.mean():.3f}" for f in (mine, other))
+                cells.append(f"{kl} ({sign}{more} ± {error} %)")
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
     return "\n".join(lines)
+
+
+def file_of(kind: str, model: str, at: Path, importance: dict[str, Any]) -> Path:
+    """A file of that type: by our quantiser, or in the place of Q4_K by llama.cpp's where ours cannot write it."""
+    if kind in WRITABLE or kind in PRESETS:
+        quantize_model(model, at / "q.gguf", type=kind, overwrite=True)
+        return at / "q.gguf"
+    quantize = peer()
+    if quantize is None:
+        raise SystemExit(f"{kind} needs llama.cpp's quantiser")
+    quantize_model(model, at / "k.gguf", type="Q4_K", overwrite=True)
+    as_peer(at / "f32.gguf", at / "k.gguf", at / "q.gguf", quantize, importance, kind)
+    return at / "q.gguf"
 
 
 def found_bytes(path: Path) -> int:
@@ -280,22 +276,28 @@ def put(name: str, table: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("quality", "wide"):
+    for command in ("quality", "engines"):
         one = commands.add_parser(command)
         one.add_argument("name")
         one.add_argument("model")
-        one.add_argument("text")
+        one.add_argument("text", nargs="+" if command == "engines" else None)
         one.add_argument("--tokens", type=int, default=16384)
+        one.add_argument("--widen", action="store_true")
     two = commands.add_parser("errors")
     two.add_argument("models", nargs="*", default=["builtin"])
     options = parser.parse_args()
-    if options.command == "quality":
-        put(options.name, quality(options.name, options.model, options.text, options.tokens))
-    elif options.command == "wide":
-        table = wide(options.name, options.model, options.text, options.tokens)
-        put(f"{options.name}, blocks of 256", table)
-    else:
+    if options.command == "errors":
         put("errors", errors(options.models))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model, name = options.model, options.name + " widened" * options.widen
+        if options.widen:
+            model = str(widen(Path(model), Path(folder)))
+        if options.command == "quality":
+            put(name, quality(name, model, options.text, options.tokens, WIDE if options.widen else NARROW))
+        else:
+            types = ("q4m", *NARROW, *WIDE, *READ_ONLY) if options.widen else NARROW
+            put(name + ", engines", engines(name, model, options.text, options.tokens, types))
 
 
 if __name__ == "__main__":

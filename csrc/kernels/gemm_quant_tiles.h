@@ -23,17 +23,17 @@ typedef void quant_fn(const lw_quant_tile *t);
     QUANT_TILES(X, 23) QUANT_TILES(X, 25) QUANT_TILES(X, 26) QUANT_TILES(X, 27) QUANT_TILES(X, 28) QUANT_FOLD_TILES(X)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, LW_X32_0, LW_X32_0, LW_X32_0,
                                               LW_X32F_2, LW_X32I_8, LW_X32I_2, LW_X32W_0, LW_X256I_2, LW_X16W_2, LW_X32_FINE,
-                                              LW_X256_0, LW_X16W_2, LW_X32F_FINE, LW_Q2_K_FOLD};
+                                              LW_X256_0, LW_X16W_2, LW_X32F_FINE, LW_X32_FINE, LW_Q2_K_FOLD};
 #else
 #define QUANT_EXPANDED(X)                                                                                 \
     QUANT_TILES(X, 16) QUANT_TILES(X, 17) QUANT_TILES(X, 18) QUANT_TILES(X, 19) QUANT_TILES(X, 20)        \
     QUANT_TILES(X, 21) QUANT_TILES(X, 22) QUANT_TILES(X, 23) QUANT_TILES(X, 24) QUANT_TILES(X, 25)        \
-    QUANT_TILES(X, 27) QUANT_TILES(X, 28)
+    QUANT_TILES(X, 27) QUANT_TILES(X, 28) QUANT_TILES(X, 29)
 static const uint8_t quant_form[LW_QUANTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22,
-                                              23, 24, 25, 26, 27, 28};
+                                              23, 24, 25, 26, 27, 28, 29};
 #endif
 #ifdef QUANT_FOLD
-#define QUANT_FOLD_TILES(X) X(29, 4, 2) X(29, 5, 2) X(29, 6, 2)
+#define QUANT_FOLD_TILES(X) X(30, 4, 2) X(30, 5, 2) X(30, 6, 2)
 #else
 #define QUANT_FOLD_TILES(X)
 #endif

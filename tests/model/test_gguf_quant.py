@@ -73,7 +73,7 @@ def test_formats_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     _, file = pair(tmp_path, "llama", FILES[name], **WIDE)
     wanted = {packed(kind) for kind in FILES[name].values()}
     if name.startswith("F16"):
-        wanted = {"q4_0", "float32"}  # panels of gate and up alternate: two types there become float32
+        wanted = {"q4_0", "q8_0", "float32"}  # gate and up lie in one class, that of the wider; F16 is float32
     found = describe(file)
     assert set(found["formats"]) == wanted
     model = Model.load(file)

@@ -15,7 +15,8 @@ def quantize(w: Any, dtype: str, *, importance: Any = None) -> NDArray[np.uint8]
 
     dtype is the type in lower case, as "q4_0" or "q6_k"; k a whole number of its blocks (32 or 256). importance, float
     [k], weighs the squared errors of each column. The blocks are those that `lanewise quantize` writes; `pack_blocks`
-    packs them for `gemm`, `dequantize` says what they mean (layouts: ggml-common.h of llama.cpp).
+    packs them for `gemm`, `dequantize` says what they mean (layouts: ggml-common.h of llama.cpp). q2_k and q3_k are
+    enlarged afterwards, so that they are not shorter than w.
 
     Raises TypeError for a w that is not floating point, ValueError for an unknown type, a k that is no whole number of
     blocks, a number that is not finite, an importance that does not fit.

@@ -2,8 +2,9 @@
 
 Every block is searched for the scale (and minimum) with the least squared error, weighted by how much each input
 matters where that is known (`importance`, one weight per column: the mean of the squared inputs, as `lanewise
-calibrate` collects them). Rows go through in pieces, over threads (NumPy releases the GIL); a block's bits depend on
-that block and the importance alone, so they are the same for any pieces, threads and machine.
+calibrate` collects them); Q2_K and Q3_K are then enlarged to the length that this takes from them. Rows go through in
+pieces, over threads (NumPy releases the GIL); a block's bits depend on that block and the importance alone, so they are
+the same for any pieces, threads and machine.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 
 from .quantize_32 import Quantizer, cuts_of, grid, half_bytes, iq4_book, join, rows_of
 from .quantize_search import (
+    HALF_MAX,
     Bytes,
     Code,
     Columns,
@@ -31,6 +32,8 @@ from .quantize_search import (
 
 _ROUNDS = 2
 _F = np.float32
+_LONGEST = _F(1.3)  # a block that would have to grow by more is not what `lengthened` is for
+_FINE = _F(2.0**-18)  # float16 rounds scales from here on by at most 1/128
 
 
 @dataclass(slots=True)
@@ -193,6 +196,26 @@ class _Ranged:
 # ---- the types ----
 
 
+def lengthened(c: Columns, exponent: Ints, stored: Sequence[Floats], terms: Sequence[Floats]) -> list[Floats]:
+    """Block scales times <x, x> / <x, y>, so that what a block decodes to, y, is not shorter along x than x is.
+
+    terms: for each scale in `stored`, what it is multiplied with, float32[part or 1, parts]; y is the sum. A relative
+    squared error e becomes at most e / (1 - e). Left as they are: blocks that would shrink or grow by more than
+    `_LONGEST`, and scales that float16 holds too coarsely or cannot hold.
+    """
+    groups = c.n // len(exponent)
+    along = np.zeros(c.n, _F)
+    for d, term in zip(stored, terms, strict=True):
+        along += c.dot(c.wx, term) * np.repeat(np.ldexp(d, -exponent), groups)
+    factor = ratio(over_groups(c.dot(c.wx, c.x), groups), over_groups(along, groups))
+    fits = (factor > 1) & (factor <= _LONGEST) & (np.abs(stored[0]) >= _FINE)
+    longer = [d * factor for d in stored]
+    for d in longer:
+        fits &= np.abs(d) <= HALF_MAX
+    longer = [np.where(fits, d, _F(0)).astype(np.float16).astype(_F) for d in longer]
+    return [np.where(fits, new, old) for new, old in zip(longer, stored, strict=True)]
+
+
 def _blocks(code: Code, q: Floats, groups: int) -> Bytes:
     """Codes float32[part, parts] as uint8[blocks, 256]."""
     return rows_of(code, q).reshape(-1, groups * len(q))
@@ -213,6 +236,7 @@ _CUTS_5 = cuts_of(-0.01, 0.01, 0.025, 0.045)
 def _q2_k(c: Columns, exponent: Ints) -> Bytes:
     code = Code(0, 3)
     (d, least), (part, minimum), q = _Ranged(c, exponent, code, 15, 16).solve(_CUTS_2)
+    d, least = lengthened(c, exponent, [d, least], [q * part, -minimum])
     scales = _whole(part, 16) | _whole(minimum, 16) << np.uint8(4)
     codes = join(_blocks(code, q, 16), 32, (0, 2, 4, 6))
     return np.concatenate([scales, codes, half_bytes(d), half_bytes(least)], axis=1)
@@ -221,6 +245,7 @@ def _q2_k(c: Columns, exponent: Ints) -> Bytes:
 def _q3_k(c: Columns, exponent: Ints) -> Bytes:
     code = Code(-4, 3)
     d, part, q = _Symmetric(c, exponent, code, Code(-32, 31), 16).solve(_TOPS_3)
+    (d,) = lengthened(c, exponent, [d], [q * part])
     codes, scales = _blocks(code, q, 16), _whole(part, 16, 32)
     high = join(codes >> np.uint8(2), 32, range(8))
     low = join(codes & np.uint8(3), 32, (0, 2, 4, 6))

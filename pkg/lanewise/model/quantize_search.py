@@ -21,7 +21,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 _TINY = np.float32(2.0**-100)
-_HALF_MAX = np.float32(65504)
+HALF_MAX = np.float32(65504)
 # Candidates that do not look at the greatest numbers, which may weigh next to nothing: multiples of the weighted
 # spread that become the outermost codes.
 _SPREADS = (1.0, 1.4, 1.8, 2.2, 2.6)
@@ -57,7 +57,7 @@ def ratio(a: Floats, b: Floats) -> Floats:
 
 def to_half(d: Floats, exponent: Ints) -> tuple[Floats, Floats]:
     """d * 2^exponent as float16 (never infinite), and d again, as that float16 says it."""
-    stored = np.clip(np.ldexp(d, exponent), -_HALF_MAX, _HALF_MAX).astype(np.float16).astype(np.float32)
+    stored = np.clip(np.ldexp(d, exponent), -HALF_MAX, HALF_MAX).astype(np.float16).astype(np.float32)
     return stored, np.ldexp(stored, -exponent)
 
 
