@@ -52,9 +52,10 @@ def objects(isa: str, folder: Path) -> Path:
     """What the last build left, if it is newer than every source and the compiler is its own; else compiled now."""
     sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".c", ".h", ".txt")]
     newest = max(path.stat().st_mtime for path in sources)
-    for _, file in asm.built([isa], ROOT / "build"):
-        if "CC" not in os.environ and file.stat().st_mtime > newest:
-            return Path(file)
+    for build in sorted((ROOT / "build").glob("cp*")):  # the extension's; beside it lie builds under sanitizers
+        for _, file in asm.built([isa], build):
+            if "CC" not in os.environ and file.stat().st_mtime > newest:
+                return Path(file)
     ((_, file),) = asm.compiled([isa], CC, folder)
     return Path(file)
 

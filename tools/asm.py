@@ -209,7 +209,7 @@ def compiled(wanted: list[str], cc: str, folder: Path) -> Iterator[tuple[str, Pa
 
 
 def built(wanted: list[str], build: Path) -> Iterator[tuple[str, Path]]:
-    """(isa, object file) of what a build folder holds; not those over SIMDe, nor under sanitizers."""
+    """(isa, object file) of what a build folder holds; not of tables over SIMDe."""
     found = {path.name.split(".")[0]: path for path in sorted(build.rglob("lw_isa_*.dir/isa/*.o"))}
     for isa in isa_flags():
         if isa in found and (not wanted or isa in wanted):
