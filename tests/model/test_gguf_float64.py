@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from gguf_float64 import Float64Model
 from gguf_pairs import pair
-from test_gguf_quant import FILES, WIDE, logits, nmse
+from test_gguf_quant import FILES, SHARED_FILES, WIDE, logits, nmse
 from tiny import Player, some_ids
 
 from lanewise.model.convert import quantize_model
@@ -64,11 +64,7 @@ def test_other_architectures(arch: str, name: str, tmp_path: Path) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("stories260K", kind) for kind in ("q8_0", "q4_0")]
-    + [("babyllama-105", kind) for kind in ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1")],
-)
+@pytest.mark.parametrize(("name", "kind"), SHARED_FILES)
 def test_shared_files(name: str, kind: str) -> None:
     """Real weights in blocks of llama.cpp: 1.4e-5 to 3.2e-5."""
     check(shared("models", name, f"{name}-{kind}.gguf"), some_ids(120, 105), 1e-4)

@@ -40,6 +40,9 @@ FILES: dict[str, dict[str, str]] = {
     "TQ": {"": "TQ2_0", "down": "TQ1_0", "head": "Q6_K"},
     "F16 and gate unlike up": {"": "Q4_0", "gate": "Q8_0", "k": "F16"},
 }
+SHARED_FILES = [("stories260K", kind) for kind in ("q8_0", "q4_0")] + [
+    ("babyllama-105", kind) for kind in ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
+]
 
 
 def packed(kind: str) -> str:
@@ -96,11 +99,7 @@ def test_the_same_bits_everywhere(name: str, tmp_path: Path) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("stories260K", kind) for kind in ("q8_0", "q4_0")]
-    + [("babyllama-105", kind) for kind in ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1")],
-)
+@pytest.mark.parametrize(("name", "kind"), SHARED_FILES)
 def test_shared_models(name: str, kind: str) -> None:
     """Real weights: five to eight layers stay within 1e-3 of float32, and the text goes on."""
     file = shared("models", name, f"{name}-{kind}.gguf")
